@@ -2,8 +2,8 @@
 
 Policies, the same everywhere in serkit:
 
-* Decoding is libsndfile's (WAV of any width, a-law, mu-law, FLAC, OGG, MP3, AIFF, ...); the format is
-  recognised by content, never by suffix.
+* Decoding is libsndfile's (WAV of any width, a-law, mu-law, FLAC, OGG, MP3, AIFF, ...); the format
+  is recognised by content, never by suffix.
 * Samples are float32 in [-1, 1]; 8-bit and integer formats are scaled by their full range.
 * Channels are averaged, or the first is taken where a corpus recorded two microphones whose mean
   would comb-filter (EMOVO).
@@ -14,6 +14,8 @@ Policies, the same everywhere in serkit:
 from __future__ import annotations
 
 import hashlib
+import os
+import re
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,12 +27,15 @@ from numpy.typing import NDArray
 from serkit.types import InputError
 
 __all__ = [
+    "SOUND_SUFFIXES",
     "AudioError",
     "AudioInfo",
     "Channel",
     "Waveform",
     "file_sha256",
+    "find_sound_files",
     "load_audio",
+    "natural_key",
     "probe",
     "require_sound",
     "resample",
@@ -40,6 +45,11 @@ __all__ = [
 
 Waveform = NDArray[np.float32]
 Channel = Literal["mean", "first"]
+
+# By these a folder is searched; a file that is named is read whatever its suffix.
+SOUND_SUFFIXES = (
+    ".wav", ".flac", ".aiff", ".aif", ".au", ".w64", ".sph", ".ogg", ".opus", ".mp3",
+)  # fmt: skip
 
 MIN_SAMPLE_RATE = 1_000  # Hz; anything lower is a broken header, not speech
 MAX_SAMPLE_RATE = 768_000  # Hz
@@ -145,9 +155,10 @@ def load_audio(
             # Turn borders in transcriptions may exceed the file by a rounding error, not by more.
             stop = min(stop, n_declared) if stop - n_declared <= file_rate // 20 else stop
             if n_declared > 0 and not 0 <= first < stop <= n_declared:
+                end = "the end" if end_s is None else f"{end_s:g} s"
                 raise AudioError(
-                    f"{path}: the stretch {start_s:g} s to {'the end' if end_s is None else f'{end_s:g} s'}"
-                    f" lies outside the file, which lasts {n_declared / file_rate:.3f} s"
+                    f"{path}: the stretch {start_s:g} s to {end} lies outside the file, which "
+                    f"lasts {n_declared / file_rate:.3f} s"
                 )
             if first:
                 file.seek(first)
@@ -162,7 +173,8 @@ def load_audio(
             f"{path}: truncated: the header promises {stop - first} samples, {len(samples)} can be "
             "decoded; get the file again from its source"
         )
-    waveform: Waveform = samples[:, 0] if channel == "first" else samples.mean(axis=1)
+    take_first = channel == "first" or samples.shape[1] == 1
+    waveform: Waveform = samples[:, 0] if take_first else samples.mean(axis=1)
     if not np.isfinite(waveform).all():
         n_bad = int((~np.isfinite(waveform)).sum())
         raise AudioError(
@@ -223,6 +235,42 @@ def waveform_sha256(waveform: Waveform) -> str:
     return hashlib.sha256(np.ascontiguousarray(waveform).tobytes()).hexdigest()
 
 
+def natural_key(text: str) -> tuple[tuple[int | str, ...], str]:
+    """Sort key that counts numbers as numbers and ignores case.
+
+    >>> sorted(["a10", "a2", "A1"], key=natural_key)
+    ['A1', 'a2', 'a10']
+    """
+    parts = re.split(r"([0-9]+)", text.casefold())
+    return tuple(int(part) if i % 2 else part for i, part in enumerate(parts)), text
+
+
+def find_sound_files(root: Path) -> list[Path]:
+    """List sound files below a folder, in natural order of their paths.
+
+    Files are chosen by suffix (:data:`SOUND_SUFFIXES`, any case). Hidden files and folders are
+    passed over, as are the ``__MACOSX`` folders that archives bring along. Links to folders are
+    followed once.
+    """
+    found: list[Path] = []
+    seen: set[str] = set()
+    for folder, subfolders, names in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:  # a link back up the tree
+            subfolders.clear()
+            continue
+        seen.add(real)
+        subfolders[:] = sorted(
+            name for name in subfolders if not name.startswith(".") and name != "__MACOSX"
+        )
+        found += [
+            Path(folder, name)
+            for name in names
+            if not name.startswith(".") and os.path.splitext(name)[1].lower() in SOUND_SUFFIXES
+        ]
+    return sorted(found, key=lambda path: natural_key(path.as_posix()))
+
+
 def _existing_file(path: Path | str) -> Path:
     path = Path(path)
     if path.is_dir():
@@ -248,7 +296,8 @@ def _not_audio(path: Path, error: Exception) -> AudioError:
 def _refuse_truncated_wav(path: Path) -> None:
     """Compare a RIFF data chunk's declared size with the bytes that are there.
 
-    libsndfile silently shortens such files; a corpus copy cut off in transfer would train unnoticed.
+    libsndfile silently shortens such files; a corpus copy cut off in transfer would train
+    unnoticed.
     """
     size = path.stat().st_size
     with open(path, "rb") as file:

@@ -1,1 +1,55 @@
-"""TBD."""
+"""Front ends: waveform to features, named in one explicit dict.
+
+A front end is a module built from a frozen config; ``forward(waveforms, n_samples)`` returns
+``(features, n_frames)``. Its config names the sample rate it needs and the width of a frame.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, fields, replace
+from typing import Any
+
+from serkit.features.mfcc import MFCC_PRESETS, Mfcc, MfccConfig
+from serkit.types import InputError
+
+__all__ = ["FRONT_ENDS", "build_front_end", "front_end_to_dict"]
+
+# name -> (module, config class, presets)
+FRONT_ENDS: dict[str, tuple[type[Mfcc], type[MfccConfig], dict[str, MfccConfig]]] = {
+    "mfcc": (Mfcc, MfccConfig, MFCC_PRESETS),
+}
+
+
+def build_front_end(name: str, settings: dict[str, Any]) -> Mfcc:
+    """Build a front end; ``settings`` may name a ``preset`` and override single values of it.
+
+    Raises
+    ------
+    InputError
+        If the name, the preset or a setting is unknown.
+    """
+    if name not in FRONT_ENDS:
+        raise InputError(
+            f"front_end.name is '{name}', expected one of {', '.join(sorted(FRONT_ENDS))}"
+        )
+    module, config_class, presets = FRONT_ENDS[name]
+    settings = dict(settings)
+    preset = settings.pop("preset", None)
+    if preset is not None and preset not in presets:
+        raise InputError(
+            f"front_end.preset is '{preset}', expected one of {', '.join(sorted(presets))}"
+        )
+    known = {field.name for field in fields(config_class)}
+    for key in settings:
+        if key not in known:
+            raise InputError(
+                f"front_end.{key}: unknown setting of {name}, expected one of "
+                f"{', '.join(sorted(known))}"
+            )
+    base = presets[preset] if preset is not None else config_class()
+    return module(replace(base, **settings))
+
+
+def front_end_to_dict(front_end: Mfcc) -> dict[str, Any]:
+    """Give the settings that :func:`build_front_end` rebuilds the front end from."""
+    return asdict(front_end.config)

@@ -1,1 +1,1 @@
-"""TBD."""
+"""From recordings to predictions."""

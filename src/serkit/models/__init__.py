@@ -1,1 +1,48 @@
-"""TBD."""
+"""One file per published system, named in one explicit dict.
+
+A model maps features and their lengths to a dict of named outputs: ``emotion`` (logits) always,
+``embedding`` (the vector before the classifier) where it has one. Adding a model is one file here,
+one line below; ``tests/models/test_contract.py`` does the rest.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, fields
+from typing import Any
+
+from torch import nn
+
+from serkit.models.timnet import TimNet, TimNetConfig
+from serkit.types import InputError
+
+__all__ = ["MODELS", "build_model", "model_to_dict"]
+
+MODELS: dict[str, tuple[type[nn.Module], type[Any]]] = {
+    "timnet": (TimNet, TimNetConfig),
+}
+
+
+def build_model(name: str, settings: dict[str, Any]) -> nn.Module:
+    """Build a model from its name and settings.
+
+    Raises
+    ------
+    InputError
+        If the name or a setting is unknown.
+    """
+    if name not in MODELS:
+        raise InputError(f"model.name is '{name}', expected one of {', '.join(sorted(MODELS))}")
+    model, config = MODELS[name]
+    known = {field.name for field in fields(config)}
+    for key in settings:
+        if key not in known:
+            raise InputError(
+                f"model.{key}: unknown setting of {name}, expected one of "
+                f"{', '.join(sorted(known))}"
+            )
+    return model(config(**settings))
+
+
+def model_to_dict(model: nn.Module) -> dict[str, Any]:
+    """Give the settings that :func:`build_model` rebuilds the model from."""
+    return asdict(model.config)  # type: ignore[call-overload,no-any-return]

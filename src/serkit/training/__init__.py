@@ -1,1 +1,1 @@
-"""TBD."""
+"""One loop, objectives as data, members of a cross-validation side by side."""

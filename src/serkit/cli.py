@@ -1,0 +1,398 @@
+"""The command ``serkit``: parse, call one function, print, exit code.
+
+Exit codes: 0 done; 1 our fault; 2 the input's fault (one line that says what to do). Progress bars
+go to standard error and only to a terminal; results go to standard output.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Optional
+
+import typer
+
+from serkit.types import InputError
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
+
+app = typer.Typer(
+    name="serkit",
+    help="Speech emotion recognition, honestly judged.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+CorporaDir = Annotated[
+    Optional[Path],  # noqa: UP045  (typer evaluates it on Python 3.10)
+    typer.Option("--corpora", envvar="SERKIT_CORPORA", help="Folder that holds the corpora."),
+]
+
+
+def main() -> None:
+    """Run the command and turn errors into exit codes."""
+    import click
+
+    debug = "--debug" in sys.argv
+    if debug:
+        sys.argv.remove("--debug")
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    try:
+        code = app(standalone_mode=False)
+    except InputError as error:
+        if debug:
+            traceback.print_exc()
+        print(f"serkit: {error}", file=sys.stderr)
+        sys.exit(2)
+    except click.ClickException as error:
+        if isinstance(error, click.UsageError) and error.ctx is not None:
+            print(error.ctx.get_usage(), file=sys.stderr)
+        print(f"serkit: {error.format_message()}", file=sys.stderr)
+        sys.exit(2)
+    except (KeyboardInterrupt, click.Abort):
+        print("serkit: stopped; what was done is kept (--resume goes on)", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader of our output has gone (serkit ... | head); nothing is left to say.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        print(
+            f"serkit: internal error: {type(error).__name__}: {error} (run with --debug for the "
+            "traceback, and please report it)",
+            file=sys.stderr,
+        )
+        sys.exit(1)
+    sys.exit(code or 0)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Run folder.")] = Path("demo"),
+    jobs: Annotated[Optional[int], typer.Option(help="Members trained side by side.")] = None,  # noqa: UP045
+    as_json: Json = False,
+) -> None:
+    """Train, judge and use a recognizer on the embedded synthetic corpus, in about a minute."""
+    from serkit.experiment.demo import run_demo
+
+    with _Bars(quiet=as_json) as bars:
+        result = run_demo(out, n_jobs=jobs, progress=bars)
+    if as_json:
+        _print_json(result.to_dict())
+        return
+    print()
+    for line in result.lines():
+        print(line)
+
+
+@app.command()
+def corpora(as_json: Json = False) -> None:
+    """List the corpora that can be read: size, licence, where to get them."""
+    from serkit.corpora import catalogue
+
+    rows = catalogue()
+    if as_json:
+        _print_json(rows)
+        return
+    _print_table(
+        [
+            {
+                "corpus": r["name"],
+                "utterances": r["n_utterances"] or "",
+                "speakers": r["n_speakers"] or "",
+                "language": r["language"],
+                "licence": r["licence"],
+                "where": r["where"],
+            }
+            for r in rows
+        ]
+    )
+
+
+@app.command()
+def prepare(
+    corpus: Annotated[str, typer.Argument(help="Corpus key, or 'folder', 'table'.")],
+    root: Annotated[Path, typer.Argument(help="Folder the release was unpacked into.")],
+    out: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("-o", "--out", help="Manifest to write (CSV; .jsonl for EmoBox)."),
+    ] = None,
+    manifest_format: Annotated[
+        str, typer.Option("--format", help="serkit, audformat, nkululeko or emobox.")
+    ] = "serkit",
+    allow_incomplete: Annotated[
+        bool, typer.Option(help="Go on with a copy that differs from the release.")
+    ] = False,
+    decode: Annotated[bool, typer.Option(help="Decode every file, not only its header.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Read a corpus as released, verify its counts and sound files, write a manifest."""
+    from serkit.experiment.prepare import prepare_corpus
+
+    result = prepare_corpus(
+        corpus,
+        root,
+        out=out,
+        manifest_format=manifest_format,
+        allow_incomplete=allow_incomplete,
+        decode=decode,
+    )
+    if as_json:
+        _print_json(result.to_dict())
+    else:
+        for line in result.lines():
+            print(line)
+    if not result.usable:
+        raise typer.Exit(2)
+
+
+@app.command()
+def train(
+    experiment: Annotated[str, typer.Argument(help="TOML file or preset (see --list).")] = "",
+    overrides: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option("--set", help="Change a key: --set training.epochs=50"),
+    ] = None,
+    corpora_dir: CorporaDir = None,
+    out: Annotated[Optional[Path], typer.Option(help="Run folder.")] = None,  # noqa: UP045
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a stopped run.")] = False,
+    jobs: Annotated[Optional[int], typer.Option(help="Members trained side by side.")] = None,  # noqa: UP045
+    folds: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="folds.csv of another run, instead of the experiment's split."),
+    ] = None,
+    list_presets: Annotated[
+        bool, typer.Option("--list", help="List the experiments that ship with serkit.")
+    ] = False,
+    keys: Annotated[bool, typer.Option("--keys", help="Explain the keys of a file.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Run an experiment: all folds and seeds, then the report."""
+    from serkit.experiment.config import explain_keys, load_experiment, preset_names
+
+    if list_presets:
+        print("\n".join(preset_names()))
+        return
+    if keys:
+        print(explain_keys())
+        return
+    if not experiment:
+        raise InputError("name an experiment: a .toml file or a preset (serkit train --list)")
+    settings = list(overrides or [])
+    if folds is not None:
+        settings.append(f"protocol.folds_file={json.dumps(str(folds))}")
+    config = load_experiment(experiment, overrides=settings)
+    from serkit.experiment.run import run_experiment
+
+    with _Bars(quiet=as_json) as bars:
+        report_path = run_experiment(
+            config,
+            out=out or Path("runs") / config.name,
+            corpora_dir=corpora_dir,
+            resume=resume,
+            n_jobs=jobs,
+            progress=bars,
+        )
+    metrics = json.loads((report_path.parent / "metrics.json").read_text(encoding="utf-8"))
+    if as_json:
+        _print_json({"report": str(report_path), "metrics": metrics})
+        return
+    from serkit.experiment.words import headline
+
+    print("\n".join(headline(metrics)))
+    print(f"report: {report_path}")
+
+
+@app.command()
+def evaluate(
+    predictions: Annotated[list[Path], typer.Argument(help="Predictions tables (CSV).")],
+    as_json: Json = False,
+) -> None:
+    """Score predictions tables, ours or a foreign system's (columns id, truth, predicted)."""
+    from serkit.evaluation.summary import evaluate_tables
+    from serkit.experiment.words import headline
+
+    summaries = evaluate_tables(predictions)
+    if as_json:
+        _print_json([s.to_dict() for s in summaries])
+        return
+    for summary in summaries:
+        print("\n".join([summary.name, *headline(summary.to_dict())]))
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders or predictions tables.")],
+    xlsx: Annotated[Optional[Path], typer.Option(help="Write one workbook.")] = None,  # noqa: UP045
+    as_json: Json = False,
+) -> None:
+    """Put runs side by side, with a paired test over speakers."""
+    from serkit.evaluation.compare import compare_runs
+
+    comparison = compare_runs(runs)
+    if xlsx is not None:
+        comparison.write_xlsx(xlsx)
+    if as_json:
+        _print_json(comparison.to_dict())
+        return
+    _print_table(comparison.rows())
+    for pair in comparison.pairs:
+        print(pair.verdict)
+    if xlsx is not None:
+        print(f"workbook: {xlsx}")
+
+
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    as_json: Json = False,
+) -> None:
+    """Write report.html, results.xlsx and metrics.json of a run again."""
+    from serkit.evaluation.report import write_report
+
+    path = write_report(run)
+    if as_json:
+        _print_json({"report": str(path)})
+    else:
+        print(f"report: {path}")
+
+
+@app.command()
+def predict(
+    paths: Annotated[list[Path], typer.Argument(help="Sound files and folders.")],
+    model: Annotated[str, typer.Option(help="Checkpoint folder, run folder, or name.")],
+    output_format: Annotated[
+        str, typer.Option("--format", help="table, csv, json or jsonl.")
+    ] = "table",
+    out: Annotated[Optional[Path], typer.Option(help="Write here, not to the screen.")] = None,  # noqa: UP045
+    jobs: Annotated[Optional[int], typer.Option(help="Files at a time.")] = None,  # noqa: UP045
+) -> None:
+    """Recognise emotion in recordings; a broken file is a row with its error (exit code 2)."""
+    formats = ("table", "csv", "json", "jsonl")
+    if output_format not in formats:
+        raise InputError(f"--format {output_format}: expected one of {', '.join(formats)}")
+    from serkit.inference.predictor import collect_files, format_rows, predict_files
+    from serkit.recognizer import load_recognizer
+
+    files = collect_files(paths)
+    recognizer = load_recognizer(model)
+    rows = []
+    with _Bars() as bars:
+        bars.stage("recognising", len(files))
+        for row in predict_files(recognizer, files, n_workers=jobs):
+            rows.append(row)
+            bars.advance(len(rows))
+    text = format_rows(rows, recognizer.labels.classes, output_format)  # type: ignore[arg-type]
+    if out is None:
+        sys.stdout.write(text)
+    else:
+        try:
+            out.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise InputError(f"--out {out}: cannot be written ({error.strerror})") from None
+    failed = [row for row in rows if row.prediction is None]
+    if failed:
+        print(
+            f"serkit: {len(failed)} of {len(rows)} files could not be used; first: "
+            f"{failed[0].error}",
+            file=sys.stderr,
+        )
+        raise typer.Exit(2)
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """Say what is installed, what is missing, and how to get it."""
+    from serkit.experiment.doctor import examine
+
+    findings = examine()
+    if as_json:
+        _print_json(findings)
+        return
+    _print_table(findings)
+
+
+class _Bars:
+    """Progress on standard error: bars with time left on a terminal, plain facts elsewhere."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self.quiet = quiet
+        self.progress: Any = None
+        self.task: TaskID | None = None
+
+    def __enter__(self) -> _Bars:
+        if not self.quiet and sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import (
+                BarColumn,
+                MofNCompleteColumn,
+                Progress,
+                TextColumn,
+                TimeElapsedColumn,
+                TimeRemainingColumn,
+            )
+
+            self.progress = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                TextColumn("left:"),
+                TimeRemainingColumn(),
+                console=Console(stderr=True),
+            )
+            self.progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.progress is not None:
+            self.progress.stop()
+
+    def stage(self, text: str, total: int) -> None:
+        if self.progress is not None:
+            self.task = self.progress.add_task(text, total=total)
+        elif not self.quiet:
+            print(text, file=sys.stderr)
+
+    def advance(self, done: int) -> None:
+        if self.progress is not None and self.task is not None:
+            self.progress.update(self.task, completed=done)
+
+    def say(self, line: str) -> None:
+        if self.quiet:
+            return
+        if self.progress is not None:
+            self.progress.console.print(line, markup=False, highlight=False)
+        else:
+            print(line, file=sys.stderr)
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def _print_table(rows: Sequence[dict[str, Any]]) -> None:
+    """Print records as an aligned table; the last column takes what room is left."""
+    if not rows:
+        return
+    header = list(rows[0])
+    lines = [header, *([str(row[h]) for h in header] for row in rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
+    for line in lines:
+        cells = (cell.ljust(w) for cell, w in zip(line, widths, strict=True))
+        print("  ".join(cells).rstrip())
+
+
+if __name__ == "__main__":
+    main()

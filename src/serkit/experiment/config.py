@@ -1,0 +1,317 @@
+"""Experiment files: strict TOML, one base, one difference.
+
+An experiment file states only what differs from its ``base``, which is a preset that ships with
+serkit (``timnet/speaker-independent``) or another file, relative to the one that names it. Layers
+are laid over each other from the bottom: the base with what it says for this corpus
+(``[by_corpus.NAME]``), then the file, then what the file says for this corpus, then ``--set
+a.b=c``. Tables merge key by key, except that a table which names another ``split``, ``name`` or
+``kind`` than the layer below replaces it: settings of one protocol or model mean nothing to
+another.
+
+Every key is checked; an unknown one is an error that names the nearest known one.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from serkit.features.normalise import Normalise
+from serkit.training.loop import TrainingConfig
+from serkit.training.objectives import Term
+from serkit.types import InputError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+__all__ = [
+    "ConfigError",
+    "CorpusConfig",
+    "ExperimentConfig",
+    "LabelsConfig",
+    "ProtocolConfig",
+    "explain_keys",
+    "load_experiment",
+    "preset_names",
+]
+
+Table = dict[str, Any]
+
+_DISCRIMINATORS = ("split", "name", "kind")
+
+
+class ConfigError(InputError):
+    """An experiment file that cannot be used; the message names the file and the key."""
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class CorpusConfig(_Strict):
+    """Which utterances."""
+
+    name: str | None = Field(default=None, description="key of a corpus, as 'serkit corpora' lists")
+    root: str | None = Field(
+        default=None, description="its folder; relative to --corpora. Default: a folder of its name"
+    )
+    manifest: str | None = Field(
+        default=None, description="a manifest or table of utterances, instead of name and root"
+    )
+    options: dict[str, Any] = Field(default_factory=dict, description="options of the reader")
+    allow_incomplete: bool = Field(
+        default=False, description="go on with a copy that differs from the release, and say so"
+    )
+
+
+class LabelsConfig(_Strict):
+    """Which classes."""
+
+    keep: tuple[str, ...] | None = Field(default=None, description="classes to keep; default: all")
+    map: dict[str, str] = Field(default_factory=dict, description="merge classes before keeping")
+
+
+class ProtocolConfig(_Strict):
+    """Who is trained on, selected by, judged by; see docs/protocols.md."""
+
+    split: str = "leave_one_speaker_out"
+    n_folds: int | None = Field(default=None, ge=2)
+    n_sentence_folds: int = Field(default=2, ge=2)
+    split_seed: int = Field(default=0, ge=0, description="shuffles random splits, nothing else")
+    dev: str | None = Field(default=None, description="dev rule; default: the split's own")
+    n_dev: int = Field(default=1, ge=1, description="speakers or sentences in the dev part")
+    dev_fraction: float = Field(default=0.1, gt=0, lt=1)
+    folds_file: str | None = Field(default=None, description="folds.csv to use instead of a split")
+
+
+class ExperimentConfig(_Strict):
+    """A whole experiment: all folds x seeds of one claim."""
+
+    name: str
+    title: str = ""
+    system: str
+    seeds: tuple[int, ...] = Field(default=(1,), min_length=1)
+    corpus: CorpusConfig
+    test_corpus: CorpusConfig | None = Field(
+        default=None, description="second corpus, for the split cross_corpus"
+    )
+    labels: LabelsConfig = LabelsConfig()
+    protocol: ProtocolConfig = ProtocolConfig()
+    front_end: dict[str, Any]
+    view: dict[str, Any]
+    normalise: Normalise = "none"
+    model: dict[str, Any]
+    objective: tuple[Term, ...] = (Term(),)
+    training: TrainingConfig = TrainingConfig()
+    refit: bool = Field(
+        default=True, description="after the folds, train one recognizer on everything, to be used"
+    )
+
+
+def preset_names() -> list[str]:
+    """Names of the experiments that ship with serkit, such as ``timnet/speaker-independent``."""
+    root = resources.files("serkit.experiment") / "presets"
+    return sorted(
+        f"{system.name}/{file.name.removesuffix('.toml')}"
+        for system in root.iterdir()
+        if system.is_dir()
+        for file in system.iterdir()
+        if file.name.endswith(".toml")
+    )
+
+
+def load_experiment(
+    path_or_preset: Path | str, *, overrides: Sequence[str] = ()
+) -> ExperimentConfig:
+    """Read an experiment.
+
+    Parameters
+    ----------
+    path_or_preset
+        A TOML file, or the name of a preset.
+    overrides
+        ``key.key=value`` strings; values are TOML, and bare words are strings.
+
+    Raises
+    ------
+    ConfigError
+        If a file is missing or not TOML, a key is unknown, a value is of the wrong kind, or the
+        experiment names no corpus.
+    """
+    layers = _layers(str(path_or_preset), relative_to=None, seen=())
+    last = _override_table(overrides)
+    corpus = _corpus_key([table for _, table in layers] + [last])
+    merged: Table = {}
+    for source, table in layers:
+        by_corpus = table.pop("by_corpus", {})
+        if not isinstance(by_corpus, dict):
+            raise ConfigError(f"{source}: by_corpus must be a table of corpora")
+        merged = _lay_over(merged, table)
+        merged = _lay_over(merged, by_corpus.get(corpus, {}))
+    merged = _lay_over(merged, last)
+    source = str(path_or_preset)
+    if "corpus" not in merged:
+        raise ConfigError(
+            f"{source}: names no corpus: add [corpus] name = ... or --set corpus.name=emodb"
+        )
+    try:
+        config = ExperimentConfig.model_validate(merged)
+    except ValidationError as error:
+        raise ConfigError(f"{source}: {_first_problem(error)}") from None
+    if config.corpus.name is None and config.corpus.manifest is None:
+        raise ConfigError(f"{source}: corpus.name or corpus.manifest is needed")
+    return config
+
+
+def _layers(
+    name: str, *, relative_to: Path | None, seen: tuple[str, ...]
+) -> list[tuple[str, Table]]:
+    """Collect an experiment's files, the deepest base first."""
+    if name in seen:
+        raise ConfigError(f"{name}: names itself as base ({' -> '.join([*seen, name])})")
+    path = Path(name) if relative_to is None else relative_to / name
+    if path.suffix == ".toml":
+        if not path.is_file():
+            raise ConfigError(f"{path}: no such experiment file{_hint(name)}")
+        text, folder = path.read_text(encoding="utf-8"), path.parent
+    elif name in preset_names():
+        preset = resources.files("serkit.experiment") / "presets" / f"{name}.toml"
+        text, folder = preset.read_text(encoding="utf-8"), None
+    else:
+        raise ConfigError(
+            f"no experiment '{name}': expected a .toml file or a preset "
+            f"({', '.join(preset_names())}){_hint(name)}"
+        )
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{name}: not valid TOML ({error})") from None
+    base = table.pop("base", None)
+    below = (
+        []
+        if base is None
+        else _layers(
+            str(base),
+            relative_to=folder if str(base).endswith(".toml") else None,
+            seen=(*seen, name),
+        )
+    )
+    return [*below, (name, table)]
+
+
+def _hint(name: str) -> str:
+    near = difflib.get_close_matches(name, preset_names(), n=1)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def _corpus_key(tables: Sequence[Table]) -> str | None:
+    """Find the corpus that the topmost layer names."""
+    from serkit.corpora import ALIASES
+
+    for table in reversed(tables):
+        corpus = table.get("corpus")
+        if isinstance(corpus, dict) and isinstance(corpus.get("name"), str):
+            key = str(corpus["name"]).strip().lower()
+            return ALIASES.get(key, key)
+    return None
+
+
+def _lay_over(below: Mapping[str, Any], above: Mapping[str, Any]) -> Table:
+    """Merge two tables; see the module's page."""
+    merged = dict(below)
+    for key, value in above.items():
+        under = merged.get(key)
+        if isinstance(under, dict) and isinstance(value, dict):
+            renamed = any(
+                d in value and d in under and value[d] != under[d] for d in _DISCRIMINATORS
+            )
+            merged[key] = dict(value) if renamed else _lay_over(under, value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def _override_table(overrides: Sequence[str]) -> Table:
+    table: Table = {}
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        parts = key.strip().split(".")
+        if not equals or not all(parts):
+            raise ConfigError(
+                f"--set {override}: expected key.key=value, such as training.epochs=50"
+            )
+        try:
+            value = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            value = text.strip()
+        inner = table
+        for part in parts[:-1]:
+            inner = inner.setdefault(part, {})
+            if not isinstance(inner, dict):
+                raise ConfigError(f"--set {override}: '{part}' was already set to a value")
+        inner[parts[-1]] = value
+    return table
+
+
+def _first_problem(error: ValidationError) -> str:
+    """Say the first problem of a validation in one line."""
+    problem = error.errors()[0]
+    where = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        known = _known_keys(problem["loc"][:-1])
+        near = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1)
+        hint = f"; did you mean '{near[0]}'?" if near else f"; known: {', '.join(known)}"
+        return f"unknown key '{where}'{hint}"
+    if problem["type"] == "missing":
+        return f"key '{where}' is missing: state it, or a base that does (base = 'timnet/base')"
+    got = json.dumps(problem["input"], default=str)
+    message = problem["msg"][0].lower() + problem["msg"][1:]
+    return f"{where} = {got}: {message}"
+
+
+def _known_keys(location: Sequence[int | str]) -> list[str]:
+    model: Any = ExperimentConfig
+    for part in location:
+        if isinstance(part, int):
+            continue
+        annotation = model.model_fields[str(part)].annotation
+        candidates = [annotation, *getattr(annotation, "__args__", ())]
+        model = next(c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel))
+    return sorted(model.model_fields)
+
+
+def explain_keys() -> str:
+    """List every key of an experiment file with its kind, default and meaning."""
+    lines = _explain(ExperimentConfig, "")
+    lines.append("front_end.name, front_end.preset, and settings of that front end")
+    lines.append("view.kind = fixed (view.n_samples) or whole (view.max_samples)")
+    lines.append("model.name, and settings of that model")
+    lines.append("by_corpus.NAME.<any key>: takes effect when corpus.name is NAME")
+    return "\n".join(lines)
+
+
+def _explain(model: type[BaseModel], prefix: str) -> list[str]:
+    lines = []
+    for name, field in model.model_fields.items():
+        candidates = [field.annotation, *getattr(field.annotation, "__args__", ())]
+        inner = next(
+            (c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None
+        )
+        if inner is not None:
+            lines += _explain(inner, f"{prefix}{name}.")
+            continue
+        kind = str(field.annotation).replace("typing.", "").replace("NoneType", "none")
+        kind = kind.removeprefix("<class '").removesuffix("'>")
+        default = "required" if field.is_required() else f"default {field.get_default()!r}"
+        note = f"  {field.description}" if field.description else ""
+        lines.append(f"{prefix}{name}  ({kind}; {default}){note}")
+    return lines

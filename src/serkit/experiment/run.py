@@ -1,0 +1,601 @@
+"""Run an experiment: corpora x splits x recognizer x seeds, into one run folder.
+
+The order of events: read the corpus, extract features (or find them in the cache), make the folds,
+check them for leaks, train every member (fold x seed), let each predict its test part once, write
+tables and report, train one last recognizer on everything. Whatever is done is on disk, so that a
+run that was killed goes on where it was with ``resume=True``.
+
+The run folder::
+
+    config.json       the resolved experiment
+    folds.csv         who is in which part
+    leaks.json        what the parts share
+    members/          one folder per fold and seed: log.jsonl, test.safetensors, model/
+    predictions.csv   one row per test utterance and seed
+    curves.csv        one row per epoch and member
+    embeddings.npz    penultimate layer of the test utterances (first seed)
+    run.json          what, on what, under which protocol, with which software
+    report.html, results.xlsx, metrics.json
+    model/            the recognizer trained on everything
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+import serkit
+from serkit.corpora import channel_of, get_corpus, load_corpus
+from serkit.corpora.leaks import LeakReport, check_leaks
+from serkit.corpora.manifest import CorpusError, import_manifest, sort_utterances
+from serkit.corpora.splits import (
+    SPLITS,
+    SplitOptions,
+    dev_rule_of,
+    make_folds,
+    protocol_words,
+    read_folds_csv,
+    write_folds_csv,
+)
+from serkit.evaluation.predictions import Predictions, write_predictions
+from serkit.evaluation.report import write_report
+from serkit.experiment.card import model_card
+from serkit.experiment.config import ConfigError, CorpusConfig, ExperimentConfig
+from serkit.features.cache import ExtractedFeatures, Extractor, extract_features
+from serkit.labels import LabelSpace, map_label
+from serkit.recognizer import Recognizer, RecognizerConfig
+from serkit.training.cohort import default_jobs, run_members
+from serkit.training.data import derive_seed, read_data, write_data
+from serkit.training.loop import LOG_FILE, fit
+from serkit.training.member import Member, member_outputs, train_member
+from serkit.types import Fold, InputError, Utterance
+
+__all__ = ["CorpusPart", "Progress", "read_experiment_corpus", "run_experiment"]
+
+
+class Progress(Protocol):
+    """What a run tells while it works; the command line draws bars from it."""
+
+    def stage(self, text: str, total: int) -> None:
+        """Begin a step of ``total`` units."""
+
+    def advance(self, done: int) -> None:
+        """Tell how much of the step is done."""
+
+    def say(self, line: str) -> None:
+        """Tell a fact worth a line."""
+
+
+class Quiet:
+    """Progress that nobody watches."""
+
+    def stage(self, text: str, total: int) -> None:
+        """Say nothing."""
+
+    def advance(self, done: int) -> None:
+        """Say nothing."""
+
+    def say(self, line: str) -> None:
+        """Say nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class CorpusPart:
+    """Utterances of one corpus, with what a report says about it."""
+
+    utterances: list[Utterance]
+    description: dict[str, Any]
+
+
+def run_experiment(
+    config: ExperimentConfig,
+    *,
+    out: Path,
+    corpora_dir: Path | None = None,
+    resume: bool = False,
+    n_jobs: int | None = None,
+    cache_dir: Path | None = None,
+    progress: Progress | None = None,
+) -> Path:
+    """Run all folds and seeds of an experiment.
+
+    Parameters
+    ----------
+    out
+        The run folder. It must not hold a run, unless ``resume`` is set and it holds this one.
+    corpora_dir
+        Folder below which corpora are looked for.
+    n_jobs
+        Members trained side by side; default: one per core.
+    cache_dir
+        Feature cache; default ``SERKIT_CACHE`` or ``~/.cache/serkit``.
+
+    Returns
+    -------
+    The path of ``report.html``.
+
+    Raises
+    ------
+    InputError
+        If the experiment, the corpus or the run folder cannot be used.
+    """
+    progress = progress or Quiet()
+    started, began = datetime.now(timezone.utc), time.monotonic()
+    _claim(out, config, resume=resume)
+    part = read_experiment_corpus(config, corpora_dir=corpora_dir, progress=progress)
+    progress.say(part.description["check"])
+    labels = LabelSpace.of(u.label for u in part.utterances)
+    recognizer_config = _recognizer_config(config, labels, part)
+    recognizer = Recognizer(recognizer_config)
+    features = _extract(recognizer, part.utterances, cache_dir=cache_dir, progress=progress)
+    fingerprint = _fingerprint(part.utterances, features.audio_hashes)
+    folds, separates = _folds(config, part)
+    write_folds_csv(folds, out / "folds.csv")
+    leaks = check_leaks(
+        part.utterances, folds, separates=separates, audio_hashes=features.audio_hashes
+    )
+    _write_json(out / "leaks.json", {"ok": not leaks.broken} | leaks.to_dict())
+    leaks.raise_if_broken()
+    protocol = _protocol(config, folds, leaks)
+    for word in protocol["warnings"]:
+        progress.say(f"this protocol is: {word}")
+
+    trained_on = {
+        "name": config.name,
+        "corpus": part.description["title"],
+        "licence": part.description["licence"],
+        "fingerprint": fingerprint,
+        "protocol": protocol,
+        "serkit_version": serkit.__version__,
+    }
+    recognizer_config = replace(recognizer_config, trained_on=trained_on)
+    data = write_data(
+        out / ".data",
+        [u.id for u in part.utterances],
+        features=features.features,
+        n_frames=features.n_frames,
+        emotion=np.array([labels.index(str(u.label)) for u in part.utterances], dtype=np.int64),
+    )
+    members = [
+        Member(
+            recognizer_config,
+            config.training,
+            config.objective,
+            fold,
+            seed,
+            out / "members" / f"{fold.name}-seed{seed}",
+            data,
+        )
+        for seed in config.seeds
+        for fold in folds
+    ]
+    _train(
+        members, n_jobs=n_jobs or default_jobs(), epochs=config.training.epochs, progress=progress
+    )
+    _collect(out, members, part.utterances, labels)
+    _write_json(
+        out / "run.json",
+        {
+            "serkit_version": serkit.__version__,
+            "name": config.name,
+            "title": config.title or f"{config.system} on {part.description['title']}",
+            "system": config.system,
+            "corpus": part.description | {"fingerprint": fingerprint},
+            "protocol": protocol,
+            "labels": list(labels.classes),
+            "n_parameters": recognizer.n_parameters,
+            "seeds": list(config.seeds),
+            "commit": _commit(),
+            "started": started.isoformat(timespec="seconds"),
+            "duration_s": round(time.monotonic() - began, 1),
+            "machine": _machine(),
+            "packages": _packages(),
+        },
+    )
+    if config.refit:
+        _refit(out, config, members, recognizer_config, data, progress)
+    progress.stage("writing the report", 1)
+    report = write_report(out)
+    if config.refit:
+        _write_card(out)
+    progress.advance(1)
+    shutil.rmtree(out / ".data", ignore_errors=True)
+    return report
+
+
+def read_experiment_corpus(
+    config: ExperimentConfig, *, corpora_dir: Path | None, progress: Progress
+) -> CorpusPart:
+    """Read the corpus (or two, for cross-corpus) of an experiment and select its classes.
+
+    Raises
+    ------
+    InputError
+        If a corpus is not found or incomplete, or no utterance is left.
+    """
+    parts = [_read_one(config.corpus, corpora_dir, progress)]
+    if config.test_corpus is not None:
+        parts.append(_read_one(config.test_corpus, corpora_dir, progress))
+    utterances = []
+    for part in parts:
+        kept = []
+        for utterance in part.utterances:
+            label = map_label(utterance.label, mapping=config.labels.map, keep=config.labels.keep)
+            if label is not None:
+                kept.append(replace(utterance, label=label))
+        # Random folds are defined by the class-major order, which merging classes disturbs.
+        utterances += sort_utterances(kept)
+    present = {u.label for u in utterances}
+    missing = [label for label in config.labels.keep or () if label not in present]
+    if missing:
+        raise ConfigError(
+            f"labels.keep names {', '.join(missing)}, which the corpus does not have: it has "
+            f"{', '.join(sorted({u.label for p in parts for u in p.utterances if u.label}))}"
+        )
+    description = dict(parts[0].description)
+    if len(parts) == 2:
+        for key in ("name", "title", "licence", "citation", "check"):
+            description[key] = " | ".join(str(p.description[key]) for p in parts)
+        for key in ("quirks", "speakers"):
+            description[key] = [x for p in parts for x in p.description.get(key, [])]
+        description["complete"] = all(p.description["complete"] for p in parts)
+        description["synthetic"] = any(p.description["synthetic"] for p in parts)
+    description["n_utterances"] = len(utterances)
+    description["n_speakers"] = len({(u.corpus, u.speaker) for u in utterances})
+    return CorpusPart(utterances, description)
+
+
+def _read_one(config: CorpusConfig, corpora_dir: Path | None, progress: Progress) -> CorpusPart:
+    if config.manifest is not None:
+        path = Path(config.manifest)
+        if not path.is_absolute() and not path.exists() and corpora_dir is not None:
+            path = corpora_dir / path
+        utterances = import_manifest(path)
+        names = sorted({u.corpus for u in utterances})
+        known = names[0] if len(names) == 1 else ""
+        summary = f"manifest {path.name}: {len(utterances)} utterances of {', '.join(names)}"
+        return CorpusPart(utterances, _describe(known, summary, complete=True, fallback=path.stem))
+    assert config.name is not None  # load_experiment has seen to it
+    key, module = get_corpus(config.name)
+    root = _find_root(key, config, corpora_dir)
+    if key == "synthetic" and config.root is None:
+        progress.stage(f"synthetic corpus, spoken by {module.engine_name()}", 1)
+        module.generate(root, progress=lambda done, total: progress.advance(done // total))
+    utterances, check = load_corpus(
+        key, root, allow_incomplete=config.allow_incomplete, options=config.options
+    )
+    return CorpusPart(utterances, _describe(key, check.summary, complete=check.complete))
+
+
+def _describe(key: str, check: str, *, complete: bool, fallback: str = "") -> dict[str, Any]:
+    try:
+        key, module = get_corpus(key)
+    except CorpusError:
+        module = None
+    return {
+        "name": key or fallback,
+        "title": getattr(module, "TITLE", key or fallback),
+        "licence": getattr(module, "LICENSE", "not stated"),
+        "citation": getattr(module, "CITATION", ""),
+        "quirks": list(getattr(module, "QUIRKS", ())),
+        "check": check,
+        "complete": complete,
+        "synthetic": key == "synthetic",
+    }
+
+
+def _find_root(key: str, config: CorpusConfig, corpora_dir: Path | None) -> Path:
+    if config.root is not None:
+        root = Path(config.root).expanduser()
+        return root if root.is_absolute() or corpora_dir is None else corpora_dir / root
+    if key == "synthetic":
+        from serkit.features.cache import default_cache_dir
+
+        return default_cache_dir() / "synthetic"
+    if corpora_dir is None:
+        raise ConfigError(
+            f"corpus {key}: no folder given: pass --corpora DIR (a folder that holds '{key}'), set "
+            "SERKIT_CORPORA, or set corpus.root"
+        )
+    wanted = {name.replace("-", "").replace("_", "") for name in (key, key.upper())}
+    if corpora_dir.is_dir():
+        for folder in sorted(corpora_dir.iterdir()):
+            if folder.is_dir() and folder.name.replace("-", "").replace("_", "").lower() in wanted:
+                return folder
+    raise ConfigError(
+        f"corpus {key}: no folder '{key}' in {corpora_dir}: set corpus.root to its folder, or get "
+        f"the corpus from {get_corpus(key)[1].URL_HINT}"
+    )
+
+
+def _recognizer_config(
+    config: ExperimentConfig, labels: LabelSpace, part: CorpusPart
+) -> RecognizerConfig:
+    name = part.description["name"].split(" | ")[0]
+    try:
+        channel = channel_of(name)
+    except CorpusError:
+        channel = "mean"
+    return RecognizerConfig(
+        system=config.system,
+        classes=labels.classes,
+        view=config.view,
+        front_end=config.front_end,
+        model=config.model,
+        normalise=config.normalise,
+        channel=channel,
+    )
+
+
+def _extract(
+    recognizer: Recognizer,
+    utterances: Sequence[Utterance],
+    *,
+    cache_dir: Path | None,
+    progress: Progress,
+) -> ExtractedFeatures:
+    extractor = Extractor(
+        function=recognizer.extract,
+        sample_rate=recognizer.sample_rate,
+        channel=recognizer.config.channel,
+        settings={
+            "view": dict(recognizer.config.view),
+            "front_end": recognizer.front_end_settings(),
+        },
+    )
+    progress.stage("features", len(utterances))
+    features = extract_features(
+        utterances, extractor, cache_dir=cache_dir, progress=lambda done, _: progress.advance(done)
+    )
+    progress.say(
+        f"features of {len(utterances)} utterances, {features.n_cached} of them from the cache"
+    )
+    return features
+
+
+def _folds(config: ExperimentConfig, part: CorpusPart) -> tuple[list[Fold], frozenset[str]]:
+    protocol = config.protocol
+    if protocol.folds_file is not None:
+        return read_folds_csv(protocol.folds_file, utterances=part.utterances), frozenset()
+    corpora = sorted({u.corpus for u in part.utterances})
+    test: tuple[str, ...] = ()
+    if protocol.split == "cross_corpus" and config.test_corpus is not None:
+        # The first corpus is listed first, so what is not in it belongs to the second.
+        test = tuple(c for c in corpora if c != part.utterances[0].corpus)
+    options = SplitOptions(
+        n_folds=protocol.n_folds,
+        n_sentence_folds=protocol.n_sentence_folds,
+        seed=protocol.split_seed,
+        dev=protocol.dev,
+        n_dev=protocol.n_dev,
+        dev_fraction=protocol.dev_fraction,
+        train_corpora=tuple(c for c in corpora if c not in test) if test else (),
+        test_corpora=test,
+    )
+    folds = make_folds(part.utterances, protocol.split, options)
+    return folds, SPLITS[protocol.split].separates
+
+
+def _protocol(config: ExperimentConfig, folds: Sequence[Fold], leaks: LeakReport) -> dict[str, Any]:
+    p = config.protocol
+    if p.folds_file is not None:
+        # Folds of unknown origin promise nothing; what they keep apart was found by looking.
+        split = "official"
+        found: frozenset[str] | None = leaks.kept_apart
+        dev = "test" if all(f.dev == f.test for f in folds) else "none"
+    else:
+        split, dev = p.split, dev_rule_of(p.split, p.dev)
+        found = leaks.kept_apart if p.split == "official" else None
+    selection = config.training.select
+    on_test = dev == "test" and selection == "best_dev"
+    words = protocol_words(split, dev if dev != "test" or on_test else "none", separates=found)
+    return {
+        "split": p.folds_file or p.split,
+        "n_folds": len(folds),
+        "split_seed": p.split_seed,
+        "dev": dev,
+        "selection": "best_test" if on_test else selection,
+        "select_by": config.training.select_by,
+        "epochs": config.training.epochs,
+        "warnings": list(words),
+        "speaker_independent": "speaker" in leaks.kept_apart,
+    }
+
+
+def _train(members: Sequence[Member], *, n_jobs: int, epochs: int, progress: Progress) -> None:
+    progress.stage(f"training {len(members)} members", len(members) * epochs)
+    done: dict[str, int] = {}
+
+    def hear(name: str, row: dict[str, Any]) -> None:
+        done[name] = epochs if row.get("finished") else row["epoch"]
+        progress.advance(sum(done.values()))
+
+    run_members(train_member, members, n_jobs=n_jobs, on_event=hear)
+
+
+def _collect(
+    out: Path,
+    members: Sequence[Member],
+    utterances: Sequence[Utterance],
+    labels: LabelSpace,
+) -> None:
+    """Join what the members left into predictions.csv, curves.csv and embeddings.npz."""
+    by_id = {u.id: u for u in utterances}
+    rows: list[tuple[Utterance, str, int]] = []
+    scores: list[np.ndarray] = []
+    embeddings: list[np.ndarray] = []
+    embedded: list[tuple[str, str, int]] = []
+    curves = ["fold,seed,epoch,train_loss,dev_loss,dev_uar,dev_war,selected"]
+    first_seed = members[0].seed
+    for member in members:
+        outputs, selected = member_outputs(member)
+        rows += [(by_id[i], member.fold.name, member.seed) for i in member.fold.test]
+        scores.append(outputs["scores"])
+        if member.seed == first_seed and "embedding" in outputs:
+            embeddings.append(outputs["embedding"])
+            embedded += [(i, member.fold.name, member.seed) for i in member.fold.test]
+        for line in (member.folder / LOG_FILE).read_text(encoding="utf-8").splitlines():
+            row = json.loads(line)
+            cells = [row.get(k, "") for k in ("train_loss", "dev_loss", "dev_uar", "dev_war")]
+            numbers = ",".join("" if c == "" else f"{c:.6g}" for c in cells)
+            kept = int(row["epoch"] == selected)
+            curves.append(f"{member.fold.name},{member.seed},{row['epoch']},{numbers},{kept}")
+    (out / "curves.csv").write_text("\n".join(curves) + "\n", encoding="utf-8")
+    stacked = np.concatenate(scores).astype(np.float64)
+    stacked /= stacked.sum(1, keepdims=True)  # float32 rounding
+    write_predictions(
+        out / "predictions.csv",
+        Predictions.of(
+            ids=[u.id for u, _, _ in rows],
+            truth=[str(u.label) for u, _, _ in rows],
+            classes=labels.classes,
+            scores=stacked,
+            corpora=[u.corpus for u, _, _ in rows],
+            speakers=[u.speaker for u, _, _ in rows],
+            folds=[fold for _, fold, _ in rows],
+            seeds=[seed for _, _, seed in rows],
+            extras={
+                "path": [str(u.path) for u, _, _ in rows],
+                "sentence": [u.sentence or "" for u, _, _ in rows],
+                "transcript": [u.transcript or "" for u, _, _ in rows],
+                "start_s": [f"{u.start_s:g}" for u, _, _ in rows],
+                "end_s": ["" if u.end_s is None else f"{u.end_s:g}" for u, _, _ in rows],
+            },
+        ),
+    )
+    if embeddings:
+        np.savez_compressed(
+            out / "embeddings.npz",
+            id=np.array([i for i, _, _ in embedded]),
+            fold=np.array([fold for _, fold, _ in embedded]),
+            seed=np.array([seed for _, _, seed in embedded]),
+            embedding=np.concatenate(embeddings),
+        )
+
+
+def _refit(
+    out: Path,
+    config: ExperimentConfig,
+    members: Sequence[Member],
+    recognizer_config: RecognizerConfig,
+    data: Path,
+    progress: Progress,
+) -> None:
+    """Train the recognizer that is handed out: on everything, for the median selected epoch."""
+    if (out / "model" / "config.json").exists():
+        return
+    epochs = round(statistics.median(member_outputs(member)[1] for member in members))
+    training = config.training.model_copy(update={"epochs": epochs, "select": "last"})
+    examples = read_data(data)
+    seed = config.seeds[0]
+    progress.stage("training the recognizer to keep, on everything", epochs)
+    torch.manual_seed(derive_seed(seed, "everything", "initialisation"))
+    recognizer = Recognizer(recognizer_config)
+    recognizer.norm.fit(examples.tensors["features"], examples.tensors["n_frames"])
+    fit(
+        recognizer,
+        examples,
+        None,
+        training,
+        objective=config.objective,
+        seed=derive_seed(seed, "everything"),
+        folder=out / "members" / "everything",
+        on_epoch=lambda row: progress.advance(row["epoch"]),
+    )
+    recognizer.save(out / "model")
+
+
+def _write_card(out: Path) -> None:
+    run = json.loads((out / "run.json").read_text(encoding="utf-8"))
+    metrics = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
+    config = json.loads((out / "config.json").read_text(encoding="utf-8"))
+    (out / "model" / "README.md").write_text(model_card(run, metrics, config), encoding="utf-8")
+
+
+def _claim(out: Path, config: ExperimentConfig, *, resume: bool) -> None:
+    """Take the run folder, or refuse to mix two runs in one."""
+    resolved = config.model_dump(mode="json")
+    path = out / "config.json"
+    if path.exists():
+        if not resume:
+            raise ConfigError(
+                f"{out}: holds a run already: --resume goes on with it, --out names another folder"
+            )
+        if json.loads(path.read_text(encoding="utf-8")) != resolved:
+            raise ConfigError(
+                f"{out}: holds a run of other settings: choose another --out, or resume with the "
+                "settings in its config.json"
+            )
+    elif out.is_file() or (out.is_dir() and any(out.iterdir())):
+        raise ConfigError(f"{out}: exists and is no run folder: choose another --out")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        _write_json(path, resolved)
+    except OSError as error:
+        raise InputError(f"{out}: cannot be written ({error.strerror})") from None
+
+
+def _write_json(path: Path, value: Any) -> None:
+    part = path.with_suffix(path.suffix + ".part")
+    part.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(part, path)
+
+
+def _fingerprint(utterances: Sequence[Utterance], hashes: dict[str, str]) -> str:
+    """Identify the data by content: ids, sound, labels, speakers; not by where they lie."""
+    rows = sorted((u.id, hashes[u.id], str(u.label), u.speaker) for u in utterances)
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16]
+
+
+def _commit() -> str | None:
+    """Commit of the serkit that runs, where it runs from a checkout."""
+    here = Path(__file__).resolve().parent
+    git = shutil.which("git")
+    if git is None:
+        return None
+    shown = subprocess.run(
+        [git, "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12", "--match="],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return shown.stdout.strip() or None if shown.returncode == 0 else None
+
+
+def _machine() -> dict[str, Any]:
+    machine: dict[str, Any] = {
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "cores": os.cpu_count(),
+    }
+    if torch.cuda.is_available():
+        machine["gpu"] = torch.cuda.get_device_name()
+    return machine
+
+
+def _packages() -> dict[str, str]:
+    names = (
+        "torch",
+        "numpy",
+        "soundfile",
+        "soxr",
+        "scikit-learn",
+        "lightning-fabric",
+        "safetensors",
+    )
+    return {name: metadata.version(name) for name in names}

@@ -1,0 +1,65 @@
+"""Feature normalisation between front end and model.
+
+* ``none``: as the front end gives them (TIM-Net as published: raw decibel-scale cepstra).
+* ``utterance``: zero mean, unit variance per utterance and coefficient; takes away loudness.
+* ``train``: zero mean, unit variance with statistics of the *training part of the fold* alone; they
+  are saved with the weights.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["FeatureNorm", "Normalise"]
+
+Normalise = Literal["none", "utterance", "train"]
+
+_MIN_STD = 1e-5  # a constant coefficient (padding, silence) stays 0 instead of exploding
+
+
+class FeatureNorm(nn.Module):
+    """One of the three kinds above; padding frames stay zero."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, kind: Normalise, n_features: int) -> None:
+        super().__init__()
+        self.kind = kind
+        if kind == "train":
+            self.register_buffer("mean", torch.zeros(n_features))
+            self.register_buffer("std", torch.ones(n_features))
+
+    @torch.no_grad()
+    def fit(self, features: Tensor, n_frames: Tensor) -> None:
+        """Take the statistics of the training part; without effect for the other kinds.
+
+        Parameters
+        ----------
+        features : (n_utterances, n_frames, n_features)
+        n_frames : (n_utterances,)
+        """
+        if self.kind != "train":
+            return
+        valid = torch.arange(features.shape[1]) < n_frames.unsqueeze(1)
+        frames = features[valid].double()
+        self.mean.copy_(frames.mean(0))
+        self.std.copy_(frames.std(0).clamp_min(_MIN_STD))
+
+    def forward(self, features: Tensor, n_frames: Tensor) -> Tensor:
+        """Normalise ``(batch, n_frames, n_features)``."""
+        if self.kind == "none":
+            return features
+        valid = torch.arange(features.shape[1], device=features.device) < n_frames.unsqueeze(1)
+        valid = valid.unsqueeze(2)
+        if self.kind == "train":
+            mean, std = self.mean, self.std
+        else:
+            count = n_frames.view(-1, 1, 1).to(features.dtype)
+            mean = (features * valid).sum(1, keepdim=True) / count
+            spread = ((features - mean) * valid).square().sum(1, keepdim=True) / count
+            std = spread.sqrt().clamp_min(_MIN_STD)
+        return ((features - mean) / std).masked_fill(~valid, 0.0)

@@ -1,0 +1,323 @@
+"""A recognizer: sample rate, view, front end, normalisation, model and label space in one object.
+
+It is what is trained, saved, loaded and served, and :meth:`Recognizer.forward` is the only path
+from sound to scores. On disk it is a folder: ``config.json``, ``model.safetensors`` and a model
+card, ``README.md``. Nothing is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from serkit.audio import Channel, Waveform, load_audio, require_sound, resample
+from serkit.features import build_front_end, front_end_to_dict
+from serkit.features.normalise import FeatureNorm, Normalise
+from serkit.features.views import View, WholeView, view_from_dict
+from serkit.labels import LabelSpace
+from serkit.models import build_model, model_to_dict
+from serkit.types import InputError, Prediction
+
+__all__ = ["Batch", "Recognizer", "RecognizerConfig", "find_checkpoint", "load_recognizer"]
+
+Batch = Mapping[str, Tensor]
+
+FORMAT = 1  # of config.json; raised when an older serkit could misread a newer checkpoint
+CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "config.json", "model.safetensors", "README.md"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecognizerConfig:
+    """All that is needed to rebuild a recognizer, and where it comes from.
+
+    ``front_end`` and ``model`` hold a ``name`` and that part's settings; ``view`` its ``kind`` and
+    settings. ``trained_on`` is free-form: corpus, licence, protocol words, scores.
+    """
+
+    system: str
+    classes: tuple[str, ...]
+    view: Mapping[str, Any]
+    front_end: Mapping[str, Any]
+    model: Mapping[str, Any]
+    normalise: Normalise = "none"
+    channel: Channel = "mean"
+    trained_on: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Recognizer(nn.Module):
+    """Sound in, scores out.
+
+    Parameters
+    ----------
+    config
+        See :class:`RecognizerConfig`. ``model.n_classes`` and ``model.n_features`` follow from the
+        label space and the front end where they are not given.
+
+    Raises
+    ------
+    InputError
+        If a name or a setting is unknown.
+    """
+
+    def __init__(self, config: RecognizerConfig) -> None:
+        super().__init__()
+        self.labels = LabelSpace(tuple(config.classes))
+        self.view: View = view_from_dict(dict(config.view))
+        front_end = dict(config.front_end)
+        self.front_end_name = front_end.pop("name")
+        self.front_end = build_front_end(self.front_end_name, front_end)
+        self.norm = FeatureNorm(config.normalise, self.front_end.config.n_features)
+        model = dict(config.model)
+        self.model_name = model.pop("name")
+        given = {
+            "n_classes": len(self.labels),
+            "n_features": self.front_end.config.n_features,
+        }
+        self.model = build_model(self.model_name, given | model)
+        self.config = config
+
+    @property
+    def sample_rate(self) -> int:
+        """Rate the front end was made for, in Hz."""
+        return self.front_end.config.sample_rate
+
+    @property
+    def n_parameters(self) -> int:
+        """Number of trained numbers, batch-norm statistics included (as Keras counts)."""
+        statistics = sum(b.numel() for name, b in self.model.named_buffers() if "running_" in name)
+        return sum(p.numel() for p in self.model.parameters()) + statistics
+
+    def front_end_settings(self) -> dict[str, Any]:
+        """Name and settings of the front end, all spelled out."""
+        return {"name": self.front_end_name} | front_end_to_dict(self.front_end)
+
+    def extract(self, waveforms: Tensor, n_samples: Tensor) -> tuple[Tensor, Tensor]:
+        """Apply the view and the front end.
+
+        Parameters
+        ----------
+        waveforms : (batch, n_samples), at ``sample_rate``
+        n_samples : (batch,)
+
+        Returns
+        -------
+        features : (batch, n_frames, n_features)
+        n_frames : (batch,)
+        """
+        features, n_frames = self.front_end(*self.view(waveforms, n_samples))
+        return features, n_frames
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Map a batch to the model's named outputs.
+
+        Parameters
+        ----------
+        batch
+            ``waveforms`` (batch, n_samples) and ``n_samples`` (batch,), or, where they were
+            extracted before, ``features`` (batch, n_frames, n_features) and ``n_frames`` (batch,).
+
+        Returns
+        -------
+        outputs : dict with ``emotion`` (batch, n_classes), logits, and what else the model gives
+        """
+        if "features" in batch:
+            features, n_frames = batch["features"], batch["n_frames"]
+        else:
+            features, n_frames = self.extract(batch["waveforms"], batch["n_samples"])
+        outputs: dict[str, Tensor] = self.model(self.norm(features, n_frames), n_frames)
+        return outputs
+
+    @torch.inference_mode()
+    def score(self, waveforms: list[Waveform]) -> np.ndarray:
+        """Score mono waveforms at the recognizer's own rate.
+
+        Returns
+        -------
+        scores : (n_waveforms, n_classes), each row sums to 1
+        """
+        self.eval()
+        n_samples = torch.tensor([len(w) for w in waveforms])
+        padded = torch.zeros(len(waveforms), int(n_samples.max()))
+        for row, waveform in zip(padded, waveforms, strict=True):
+            row[: len(waveform)] = torch.from_numpy(waveform)
+        device = next(self.parameters()).device
+        outputs = self({"waveforms": padded.to(device), "n_samples": n_samples.to(device)})
+        scores: np.ndarray = outputs["emotion"].float().softmax(-1).cpu().numpy()
+        return scores
+
+    def windows(self, waveform: Waveform) -> list[tuple[int, int]]:
+        """Cut a waveform that is more than twice the view's length into stretches of that length.
+
+        Up to twice the length the view itself decides (TIM-Net keeps the middle, as in training);
+        beyond, the middle would speak for minutes it never heard.
+
+        Returns
+        -------
+        borders : (start, stop) in samples, in order
+        """
+        limit = self.view.max_samples if isinstance(self.view, WholeView) else self.view.n_samples
+        n = len(waveform)
+        if limit is None or n <= 2 * limit:
+            return [(0, n)]
+        n_windows = -(-n // limit)
+        # The last window ends with the file and overlaps its neighbour, so none is mostly padding.
+        return [
+            (min(i * limit, n - limit), min(i * limit, n - limit) + limit) for i in range(n_windows)
+        ]
+
+    def predict(
+        self, waveform: Waveform, sample_rate: int, *, name: str = "waveform"
+    ) -> Prediction:
+        """Recognise the emotion of one utterance.
+
+        Parameters
+        ----------
+        waveform : (n_samples,) mono or (n_channels, n_samples), float in [-1, 1]
+        sample_rate
+            Hz; resampled to the recognizer's own where it differs.
+        name
+            What to call it in the prediction and in messages.
+
+        Raises
+        ------
+        InputError
+            If the waveform is empty, silent, or holds NaN or infinite samples.
+        """
+        waveform = np.asarray(waveform, dtype=np.float32)
+        if waveform.ndim == 2:
+            waveform = waveform[0] if self.config.channel == "first" else waveform.mean(0)
+        if waveform.ndim != 1 or not len(waveform):
+            raise InputError(
+                f"{name}: got an array of shape {waveform.shape}, expected (n_samples,) or "
+                "(n_channels, n_samples) with at least one sample"
+            )
+        if not np.isfinite(waveform).all():
+            raise InputError(f"{name}: holds NaN or infinite samples: clean it first")
+        require_sound(waveform, name)
+        duration_s = len(waveform) / sample_rate
+        waveform = resample(waveform, sample_rate, self.sample_rate)
+        borders = self.windows(waveform)
+        pieces = [waveform[a:b] for a, b in borders if np.any(waveform[a:b])]
+        scores = np.concatenate([self.score(pieces[i : i + 16]) for i in range(0, len(pieces), 16)])
+        mean = scores.mean(0)
+        notes = (f"mean of {len(pieces)} stretches",) if len(borders) > 1 else ()
+        return Prediction(
+            file=name,
+            start_s=0.0,
+            end_s=duration_s,
+            label=self.labels[int(mean.argmax())],
+            scores={c: float(s) for c, s in zip(self.labels.classes, mean, strict=True)},
+            model=str(self.config.trained_on.get("name", self.config.system)),
+            notes=notes,
+        )
+
+    def predict_file(self, path: Path | str) -> Prediction:
+        """Recognise the emotion of a sound file; see :meth:`predict`.
+
+        Raises
+        ------
+        InputError
+            If the file cannot be used; the message names it and says why.
+        """
+        waveform, sample_rate = load_audio(path, channel=self.config.channel)
+        return self.predict(waveform, sample_rate, name=str(path))
+
+    def save(self, folder: Path | str, *, card: str = "") -> Path:
+        """Write ``config.json``, ``model.safetensors`` and the model card into a folder."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        config = {
+            "format": FORMAT,
+            "system": self.config.system,
+            "classes": list(self.labels.classes),
+            "sample_rate": self.sample_rate,
+            "channel": self.config.channel,
+            "view": dict(self.config.view),
+            "front_end": self.front_end_settings(),
+            "normalise": self.config.normalise,
+            "model": {"name": self.model_name} | model_to_dict(self.model),
+            "n_parameters": self.n_parameters,
+            "trained_on": dict(self.config.trained_on),
+        }
+        weights = {name: tensor.contiguous().cpu() for name, tensor in self.state_dict().items()}
+        # Weights first: a folder without config.json is not a checkpoint yet.
+        save_file(weights, folder / (WEIGHTS_FILE + ".part"))
+        os.replace(folder / (WEIGHTS_FILE + ".part"), folder / WEIGHTS_FILE)
+        (folder / CARD_FILE).write_text(card or f"# {self.config.system}\n", encoding="utf-8")
+        part = folder / (CONFIG_FILE + ".part")
+        part.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        os.replace(part, folder / CONFIG_FILE)
+        return folder
+
+
+def find_checkpoint(name_or_folder: Path | str) -> Path:
+    """Find a checkpoint: a checkpoint folder, a run folder, or a name under ``SERKIT_MODELS``.
+
+    Raises
+    ------
+    InputError
+        If nothing of that name is a checkpoint; the message lists the places looked in.
+    """
+    models = Path(os.environ.get("SERKIT_MODELS", "~/.cache/serkit/models")).expanduser()
+    given = Path(name_or_folder).expanduser()
+    places = [given, given / "model", models / str(name_or_folder)]
+    for place in places:
+        if (place / CONFIG_FILE).is_file() and (place / WEIGHTS_FILE).is_file():
+            return place
+    raise InputError(
+        f"no checkpoint '{name_or_folder}': looked for {CONFIG_FILE} and {WEIGHTS_FILE} in "
+        f"{', '.join(map(str, places))}; train one with 'serkit train' or 'serkit demo'"
+    )
+
+
+def load_recognizer(name_or_folder: Path | str) -> Recognizer:
+    """Load a trained recognizer from a checkpoint folder, a run folder, or by name.
+
+    Raises
+    ------
+    InputError
+        If there is no checkpoint, or its files are damaged or do not fit each other.
+    """
+    folder = find_checkpoint(name_or_folder)
+    try:
+        saved = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InputError(f"{folder / CONFIG_FILE}: not valid JSON ({error})") from None
+    if not isinstance(saved, dict) or saved.get("format") != FORMAT:
+        got = saved.get("format") if isinstance(saved, dict) else type(saved).__name__
+        raise InputError(
+            f"{folder / CONFIG_FILE}: checkpoint format {got!r}, expected {FORMAT}: "
+            "not a serkit checkpoint, or one of another version"
+        )
+    try:
+        known = {f.name for f in fields(RecognizerConfig)}
+        config = RecognizerConfig(**{k: v for k, v in saved.items() if k in known})
+        recognizer = Recognizer(config)
+    except InputError as error:
+        raise InputError(f"{folder / CONFIG_FILE}: {error}") from None
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise InputError(f"{folder / CONFIG_FILE}: damaged or incomplete ({error})") from None
+    try:
+        weights = load_file(folder / WEIGHTS_FILE)
+    except (SafetensorError, OSError) as error:
+        raise InputError(
+            f"{folder / WEIGHTS_FILE}: not a readable safetensors file ({error})"
+        ) from None
+    try:
+        recognizer.load_state_dict(weights)
+    except RuntimeError as error:
+        detail = " ".join(str(error).split())[:300]
+        raise InputError(
+            f"{folder / WEIGHTS_FILE}: weights do not fit {CONFIG_FILE} ({detail})"
+        ) from None
+    return recognizer.eval()

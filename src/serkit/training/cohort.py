@@ -1,0 +1,115 @@
+"""Members of a cross-validation, trained side by side.
+
+Each member (one fold with one seed) is a process of its own with one thread: networks this small
+keep one core busy and waste a second one. Members share nothing but the features, which the
+processes map from one file; so a member ends with the same weights whatever else is trained beside
+it.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import queue
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from typing import Any, TypeVar
+
+import torch
+
+__all__ = ["default_jobs", "run_members"]
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+Event = tuple[str, dict[str, Any]]
+
+_events: Any = None  # the worker's end of the event queue, set once per process by _start_worker
+
+
+def default_jobs() -> int:
+    """One member per usable core; one at a time where a GPU does the work."""
+    if torch.cuda.is_available():
+        return 1
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on every system
+        return os.cpu_count() or 1
+
+
+def run_members(
+    function: Callable[[Task, Callable[[str, dict[str, Any]], None]], Result],
+    tasks: Sequence[Task],
+    *,
+    n_jobs: int,
+    on_event: Callable[[str, dict[str, Any]], None] | None = None,
+) -> list[Result]:
+    """Run a function over tasks in parallel processes; results in the order of the tasks.
+
+    Parameters
+    ----------
+    function
+        Importable ``(task, tell) -> result``; ``tell(name, row)`` reports progress.
+    n_jobs
+        Processes. With 1 everything runs here, with all threads.
+    on_event
+        Called in this process with what the members tell.
+
+    Raises
+    ------
+    Exception
+        The first error of a member; members already running are finished first, so that what they
+        have computed is kept.
+    """
+
+    def hear(name: str, row: dict[str, Any]) -> None:
+        if on_event is not None:
+            on_event(name, row)
+
+    if n_jobs == 1 or len(tasks) <= 1:
+        return [function(task, hear) for task in tasks]
+    context = multiprocessing.get_context("spawn")
+    events: Any = context.Queue()
+    with ProcessPoolExecutor(
+        min(n_jobs, len(tasks)),
+        mp_context=context,
+        initializer=_start_worker,
+        initargs=(events,),
+    ) as pool:
+        futures: list[Future[Result]] = [pool.submit(_in_worker, function, t) for t in tasks]
+        pending = set(futures)
+        try:
+            while pending:
+                finished, pending = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
+                _drain(events, hear)
+                for future in finished:
+                    future.result()  # raises the member's error
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+        _drain(events, hear)
+        return [future.result() for future in futures]
+
+
+def _drain(events: Any, hear: Callable[[str, dict[str, Any]], None]) -> None:
+    while True:
+        try:
+            name, row = events.get_nowait()
+        except queue.Empty:
+            return
+        hear(name, row)
+
+
+def _start_worker(events: Any) -> None:
+    global _events
+    _events = events
+    torch.set_num_threads(1)
+
+
+def _tell(name: str, row: dict[str, Any]) -> None:
+    _events.put((name, row))
+
+
+def _in_worker(
+    function: Callable[[Task, Callable[[str, dict[str, Any]], None]], Result], task: Task
+) -> Result:
+    return function(task, _tell)

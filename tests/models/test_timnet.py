@@ -1,0 +1,209 @@
+"""TIM-Net against the authors' implementation (golden numbers) and against its own properties."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from serkit.models.timnet import TimNet, TimNetConfig
+
+GOLDEN = json.loads((Path(__file__).parents[1] / "goldens" / "timnet.json").read_text())
+CONFIGS = GOLDEN["configs"]
+
+
+def golden_input(shape: list[int]) -> torch.Tensor:
+    n = int(np.prod(shape))
+    i = np.arange(1, n + 1, dtype=np.float64)
+    b = np.arange(n) // (n // shape[0])
+    u = np.sin(0.011 * i) + 0.5 * np.cos(0.0031 * i**1.3)
+    return torch.from_numpy((u * (1 + 0.5 * b) + 0.3 * b).astype(np.float32)).reshape(shape)
+
+
+def golden_fill(k: int, role: str, shape: list[int]) -> torch.Tensor:
+    n = int(np.prod(shape))
+    s = np.sin(0.37 * np.arange(1, n + 1, dtype=np.float64) ** 1.5 + 1.3 * k)
+    kind = role.rsplit(".", 1)[-1]
+    if role == "fusion.weight":
+        values = 0.5 + 0.3 * s
+    elif kind == "kernel":
+        gain = 2.0
+        if ".block" in role and ".conv1." in role:
+            gain *= 1.5 ** int(role.split(".block")[1].split(".")[0])
+        values = gain / np.sqrt(np.prod(shape[:-1])) * s
+    elif kind in ("bias", "beta", "mean"):
+        values = 0.1 * s
+    elif kind == "gamma":
+        values = 1 + 0.1 * s
+    else:
+        values = 1 + 0.5 * s**2
+    return torch.from_numpy(values.astype(np.float32)).reshape(shape)
+
+
+def our_tensor(model: TimNet, role: str) -> torch.Tensor:
+    """Find the tensor of the network that a golden role names."""
+    if role == "fusion.weight":
+        return model.scale_weight
+    if role.startswith("head."):
+        return model.head.weight if role.endswith("kernel") else model.head.bias
+    part, *rest = role.split(".")
+    if part == "entry":
+        conv = {"fwd": model.forward_chain, "bwd": model.backward_chain}[rest[0]].entry
+        return conv.weight if rest[1] == "kernel" else conv.bias
+    chain = {"fwd": model.forward_chain, "bwd": model.backward_chain}[part]
+    block = chain.blocks[int(rest[0].removeprefix("block"))]
+    half = block.first if rest[1].endswith("1") else block.second
+    owner, name = (
+        (half.conv, {"kernel": "weight", "bias": "bias"})
+        if rest[1].startswith("conv")
+        else (
+            half.norm,
+            {"gamma": "weight", "beta": "bias", "mean": "running_mean", "var": "running_var"},
+        )
+    )
+    return getattr(owner, name[rest[2]])
+
+
+def to_ours(role: str, value: torch.Tensor) -> torch.Tensor:
+    """Keras layout to torch layout."""
+    if role == "fusion.weight":
+        return value[:, 0]
+    if role.endswith("kernel"):
+        return value.permute(*range(value.dim() - 1, -1, -1))
+    return value
+
+
+def golden_model(golden: dict, dtype: torch.dtype) -> TimNet:
+    model = TimNet(
+        TimNetConfig(n_classes=golden["classes"], n_scales=golden["n_scales"], dropout=0.0)
+    )
+    for k, (role, shape, total, _) in enumerate(golden["tensors"]):
+        value = golden_fill(k, role, shape)
+        assert value.double().sum().item() == pytest.approx(total, rel=1e-4, abs=1e-4), role
+        with torch.no_grad():
+            our_tensor(model, role).copy_(to_ours(role, value))
+    return model.to(dtype)
+
+
+@pytest.fixture(params=sorted(CONFIGS))
+def golden(request):
+    return CONFIGS[request.param]
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-7), (torch.float32, 1e-4)])
+def test_evaluation_equals_the_authors_network(golden, dtype, tolerance):
+    model = golden_model(golden, dtype).eval()
+    x = golden_input(golden["input_shape"]).to(dtype)
+    with torch.no_grad():
+        out = model(x, torch.full((len(x),), x.shape[1]))
+    for name, key in (("emotion", "logits"), ("embedding", "embedding")):
+        expected = torch.tensor(golden["eval"][key], dtype=dtype)
+        error = (out[name] - expected).abs().max() / expected.abs().max()
+        assert error < tolerance, name
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-7), (torch.float32, 1e-4)])
+def test_training_step_equals_the_authors_network(golden, dtype, tolerance, fused):
+    model = golden_model(golden, dtype).train()
+    model.forward_chain.fused = model.backward_chain.fused = fused
+    x = golden_input(golden["input_shape"]).to(dtype)
+    labels = torch.tensor(golden["labels"])
+    logits = model(x, torch.full((len(x),), x.shape[1]))["emotion"]
+    hard = F.cross_entropy(logits, labels)
+    loss = F.cross_entropy(logits, labels, label_smoothing=0.1)
+    assert loss.item() == pytest.approx(golden["train"]["loss_smoothed_0p1"], rel=tolerance)
+    assert hard.item() == pytest.approx(golden["train"]["loss_hard_labels"], rel=tolerance)
+    loss.backward()
+    n = x.shape[0] * x.shape[1]
+    for k, (role, shape, _, last) in enumerate(golden["tensors"]):
+        tensor = our_tensor(model, role)
+        if role.endswith(".mean"):
+            torch.testing.assert_close(
+                tensor[:3].double(), torch.tensor(last, dtype=torch.float64), rtol=1e-4, atol=1e-6
+            )
+        elif role.endswith(".var"):
+            # Keras keeps the population variance, torch the sample variance.
+            old = golden_fill(k, role, shape).to(dtype)
+            population = 0.99 * old + (tensor - 0.99 * old) * (n - 1) / n
+            torch.testing.assert_close(
+                population[:3].double(),
+                torch.tensor(last, dtype=torch.float64),
+                rtol=1e-4,
+                atol=1e-6,
+            )
+        else:
+            gradient = 0.0 if tensor.grad is None else tensor.grad.norm().item()
+            relative = max(tolerance * 10, 1e-6)
+            assert gradient == pytest.approx(last, rel=relative, abs=1e-5), role
+
+
+@pytest.mark.parametrize(
+    ("n_classes", "n_scales", "expected"),
+    [(7, 8, 106_992), (6, 8, 106_952), (8, 8, 107_032), (4, 10, 132_770)],
+)
+def test_parameter_counts_are_the_published_ones(n_classes, n_scales, expected):
+    model = TimNet(TimNetConfig(n_classes=n_classes, n_scales=n_scales))
+    statistics = sum(b.numel() for name, b in model.named_buffers() if "running" in name)
+    trainable = sum(p.numel() for p in model.parameters())
+    assert trainable + statistics == expected
+    assert statistics == 2 * n_scales * 2 * 78
+
+
+def small(**changes) -> TimNet:
+    torch.manual_seed(0)
+    settings = {"n_features": 5, "n_filters": 6, "n_classes": 3, "n_scales": 3} | changes
+    return TimNet(TimNetConfig(**settings)).eval()
+
+
+def test_gate_lies_between_one_half_and_one():
+    model = small()
+    x = torch.randn(2, 5, 30)
+    entry = model.forward_chain.entry(x)
+    for depth, out in enumerate(model.forward_chain(x)):
+        ratio = (out / entry)[entry.abs() > 1e-3]
+        assert (ratio >= 2.0 ** -(depth + 1) - 1e-5).all()
+        assert (ratio < 1.0).all()
+
+
+def test_forward_chain_is_causal():
+    model = small()
+    x = torch.randn(1, 5, 40)
+    y = x.clone()
+    y[:, :, 25] += 1
+    for a, b in zip(model.forward_chain(x), model.forward_chain(y), strict=True):
+        assert torch.equal(a[:, :, :25], b[:, :, :25])
+        assert not torch.equal(a[:, :, 25:], b[:, :, 25:])
+
+
+def test_reversing_time_and_swapping_chains_changes_nothing():
+    model = small()
+    x, n = torch.randn(2, 20, 5), torch.tensor([20, 20])
+    before = model(x, n)["emotion"]
+    model.forward_chain, model.backward_chain = model.backward_chain, model.forward_chain
+    torch.testing.assert_close(model(x.flip(1), n)["emotion"], before)
+
+
+@pytest.mark.parametrize("fusion", ["learned", "mean", "last", "softmax", "attention"])
+@pytest.mark.parametrize("block", ["tab", "tcn"])
+@pytest.mark.parametrize("bidirectional", [True, False])
+def test_ablations_train(fusion, block, bidirectional):
+    model = small(fusion=fusion, block=block, bidirectional=bidirectional).train()
+    out = model(torch.randn(4, 12, 5), torch.full((4,), 12))["emotion"]
+    F.cross_entropy(out, torch.tensor([0, 1, 2, 0])).backward()
+    # The bias of a convolution before batch norm cancels: the fused step gives it no gradient.
+    without = {name for name, p in model.named_parameters() if p.grad is None}
+    assert all(name.endswith("conv.bias") for name in without)
+    assert not without or block == "tab"
+
+
+def test_initialisation_is_glorot_uniform_with_zero_biases():
+    model = TimNet(TimNetConfig())
+    convs = [m for m in model.modules() if isinstance(m, nn.Conv1d) and m.kernel_size == (2,)]
+    assert max(c.weight.abs().max().item() for c in convs) == pytest.approx(0.1961, abs=1e-3)
+    assert all((c.bias == 0).all() for c in convs)
+    assert model.head.weight.abs().max().item() <= 0.3612
+    assert model.scale_weight.abs().max().item() <= 0.05
