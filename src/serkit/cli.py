@@ -40,8 +40,6 @@ CorporaDir = Annotated[
 
 def main() -> None:
     """Run the command and turn errors into exit codes."""
-    import click
-
     debug = "--debug" in sys.argv
     if debug:
         sys.argv.remove("--debug")
@@ -53,19 +51,19 @@ def main() -> None:
             traceback.print_exc()
         print(f"serkit: {error}", file=sys.stderr)
         sys.exit(2)
-    except click.ClickException as error:
-        if isinstance(error, click.UsageError) and error.ctx is not None:
-            print(error.ctx.get_usage(), file=sys.stderr)
-        print(f"serkit: {error.format_message()}", file=sys.stderr)
-        sys.exit(2)
-    except (KeyboardInterrupt, click.Abort):
-        print("serkit: stopped; what was done is kept (--resume goes on)", file=sys.stderr)
-        sys.exit(130)
+    except (KeyboardInterrupt, typer.Abort):
+        code = 130
     except BrokenPipeError:
         # The reader of our output has gone (serkit ... | head); nothing is left to say.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except Exception as error:
+        if hasattr(error, "format_message"):  # wrong usage, whichever click typer brings along
+            usage = getattr(error, "ctx", None)
+            if usage is not None:
+                print(usage.get_usage(), file=sys.stderr)
+            print(f"serkit: {error.format_message()}", file=sys.stderr)
+            sys.exit(2)
         if debug:
             traceback.print_exc()
         print(
@@ -74,6 +72,8 @@ def main() -> None:
             file=sys.stderr,
         )
         sys.exit(1)
+    if code == 130:
+        print("serkit: stopped; what was done is kept (train --resume goes on)", file=sys.stderr)
     sys.exit(code or 0)
 
 

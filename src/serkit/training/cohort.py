@@ -11,6 +11,8 @@ from __future__ import annotations
 import multiprocessing
 import os
 import queue
+import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from typing import Any, TypeVar
@@ -22,6 +24,8 @@ __all__ = ["default_jobs", "run_members"]
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 Event = tuple[str, dict[str, Any]]
+
+_END = ""  # name of the event that says a member has ended
 
 _events: Any = None  # the worker's end of the event queue, set once per process by _start_worker
 
@@ -76,33 +80,49 @@ def run_members(
         initargs=(events,),
     ) as pool:
         futures: list[Future[Result]] = [pool.submit(_in_worker, function, t) for t in tasks]
-        pending = set(futures)
+        pending, n_ended = set(futures), 0
         try:
             while pending:
                 finished, pending = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
-                _drain(events, hear)
+                n_ended += _drain(events, hear, timeout_s=0.0)
                 for future in finished:
                     future.result()  # raises the member's error
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)
             raise
-        _drain(events, hear)
+        # A result can overtake the last events of its member.
+        while n_ended < len(tasks):
+            n_ended += _drain(events, hear, timeout_s=1.0)
         return [future.result() for future in futures]
 
 
-def _drain(events: Any, hear: Callable[[str, dict[str, Any]], None]) -> None:
+def _drain(events: Any, hear: Callable[[str, dict[str, Any]], None], *, timeout_s: float) -> int:
+    """Pass on the events that are there and return how many members ended among them."""
+    n_ended = 0
     while True:
         try:
-            name, row = events.get_nowait()
+            name, row = events.get(timeout=timeout_s)
         except queue.Empty:
-            return
-        hear(name, row)
+            return n_ended
+        timeout_s = 0.0
+        if name == _END:
+            n_ended += 1
+        else:
+            hear(name, row)
 
 
 def _start_worker(events: Any) -> None:
     global _events
     _events = events
     torch.set_num_threads(1)
+    threading.Thread(target=_follow_parent, args=(os.getppid(),), daemon=True).start()
+
+
+def _follow_parent(parent: int) -> None:
+    """End with the process that started us: an orphan would train against a resumed run."""
+    while os.getppid() == parent:
+        time.sleep(0.2)
+    os._exit(1)
 
 
 def _tell(name: str, row: dict[str, Any]) -> None:
@@ -112,4 +132,7 @@ def _tell(name: str, row: dict[str, Any]) -> None:
 def _in_worker(
     function: Callable[[Task, Callable[[str, dict[str, Any]], None]], Result], task: Task
 ) -> Result:
-    return function(task, _tell)
+    try:
+        return function(task, _tell)
+    finally:
+        _tell(_END, {})
