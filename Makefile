@@ -37,6 +37,7 @@ lint: $(VENV)/.ready-dev
 bench: $(VENV)/.ready-dev
 	@echo "== benchmarks: every line is a ratio measured in this run"
 	$(BIN)/python benchmarks/mfcc.py
+	$(BIN)/python benchmarks/timnet_step.py
 
 clean:
 	rm -rf $(VENV) demo

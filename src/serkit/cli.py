@@ -312,6 +312,23 @@ def predict(
 
 
 @app.command()
+def import_weights(
+    file: Annotated[Path, typer.Argument(help="Weight file of TIM-Net's authors (.hdf5).")],
+    corpus: Annotated[str, typer.Option(help="Corpus it was trained on, such as emodb.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Checkpoint folder to write.")],
+    as_json: Json = False,
+) -> None:
+    """Turn Keras weights of TIM-Net's authors into a checkpoint for 'serkit predict'."""
+    from serkit.experiment.author_files import import_weights as run_import
+
+    imported = run_import(file, corpus, out)
+    if as_json:
+        _print_json(imported.to_dict())
+    else:
+        print("\n".join(imported.lines()))
+
+
+@app.command()
 def doctor(as_json: Json = False) -> None:
     """Say what is installed, what is missing, and how to get it."""
     from serkit.experiment.doctor import examine

@@ -37,8 +37,9 @@ class Utterance:
     Attributes
     ----------
     id
-        Unique within the corpus and the same on every machine: the path below the corpus root,
-        with ``/`` and without suffix; for parts of a longer recording the turn's own name.
+        Unique within the corpus and the same on every machine and for every layout of the release:
+        the name the corpus itself uses (``03a01Fa``, ``Ses01F_impro01_F000``), else the path below
+        the root, with ``/`` and without suffix.
     path
         The sound file. Readers give absolute paths; nothing is ever moved or renamed.
     corpus
@@ -91,7 +92,8 @@ class Utterance:
 class Fold:
     """One partition of a corpus: ids of the utterances to train on, to select by, to judge by.
 
-    ``dev`` may be empty (a fixed number of epochs needs none). Parts never share an id.
+    ``dev`` may be empty (a fixed number of epochs needs none). Parts share no id, except that under
+    published protocols which select on the test fold, ``dev`` *is* ``test``.
     """
 
     name: str

@@ -21,6 +21,7 @@ def model_card(
     warning = f"\n**{' · '.join(words)}**\n" if words else ""
     uar, war = metrics["pooled"]["uar"], metrics["pooled"]["war"]
     interval, majority = metrics["intervals"]["uar"], metrics["majority_baseline"]
+    n_speakers = corpus["n_speakers"] or "unknown"
     quirks = "".join(f"- {quirk}\n" for quirk in corpus["quirks"])
     return f"""# {run["title"]}
 {warning}
@@ -43,7 +44,7 @@ These are scores of the cross-validation, not of this very model: it was trained
 
 ## Trained on
 
-{corpus["title"]}: {corpus["n_utterances"]} utterances, {corpus["n_speakers"]} speakers.
+{corpus["title"]}: {corpus["n_utterances"]} utterances, {n_speakers} speakers.
 Licence: {corpus["licence"]}. A model inherits the cautions of its corpus's licence.
 {corpus["citation"]}
 

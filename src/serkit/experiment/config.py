@@ -67,6 +67,10 @@ class CorpusConfig(_Strict):
     manifest: str | None = Field(
         default=None, description="a manifest or table of utterances, instead of name and root"
     )
+    features: str | None = Field(
+        default=None,
+        description="a feature file of TIM-Net's authors, such as CASIA.npy, used instead of sound",
+    )
     options: dict[str, Any] = Field(default_factory=dict, description="options of the reader")
     allow_incomplete: bool = Field(
         default=False, description="go on with a copy that differs from the release, and say so"
@@ -169,6 +173,17 @@ def load_experiment(
         raise ConfigError(f"{source}: {_first_problem(error)}") from None
     if config.corpus.name is None and config.corpus.manifest is None:
         raise ConfigError(f"{source}: corpus.name or corpus.manifest is needed")
+    second = config.test_corpus
+    if second is not None and (config.corpus.features or second.features):
+        raise ConfigError(
+            f"{source}: corpus.features cannot be joined with a second corpus: leave out "
+            "test_corpus, or take the sound of both"
+        )
+    if config.corpus.features and (config.corpus.name is None or config.corpus.manifest):
+        raise ConfigError(
+            f"{source}: corpus.features goes with corpus.name, whose classes give the labels, and "
+            "not with corpus.manifest"
+        )
     return config
 
 

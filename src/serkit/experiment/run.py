@@ -38,6 +38,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from pydantic import ValidationError
 
 import serkit
 from serkit.corpora import channel_of, get_corpus, load_corpus
@@ -54,12 +55,13 @@ from serkit.corpora.splits import (
 )
 from serkit.evaluation.predictions import Predictions, write_predictions
 from serkit.evaluation.report import write_report
+from serkit.experiment.author_files import AuthorCorpus, read_author_corpus
 from serkit.experiment.card import model_card
 from serkit.experiment.config import ConfigError, CorpusConfig, ExperimentConfig
 from serkit.features.cache import ExtractedFeatures, Extractor, extract_features
 from serkit.labels import LabelSpace, map_label
 from serkit.recognizer import Recognizer, RecognizerConfig
-from serkit.training.cohort import default_jobs, run_members
+from serkit.training.cohort import default_jobs, one_thread, run_members
 from serkit.training.data import derive_seed, read_data, write_data
 from serkit.training.loop import LOG_FILE, fit
 from serkit.training.member import Member, member_outputs, train_member
@@ -96,10 +98,14 @@ class Quiet:
 
 @dataclass(frozen=True, slots=True)
 class CorpusPart:
-    """Utterances of one corpus, with what a report says about it."""
+    """Utterances of one corpus, with what a report says about it.
+
+    ``authors`` is set where ready-made features are used instead of sound.
+    """
 
     utterances: list[Utterance]
     description: dict[str, Any]
+    authors: AuthorCorpus | None = None
 
 
 def run_experiment(
@@ -135,14 +141,17 @@ def run_experiment(
         If the experiment, the corpus or the run folder cannot be used.
     """
     progress = progress or Quiet()
-    started, began = datetime.now(timezone.utc), time.monotonic()
+    started, began, commit = datetime.now(timezone.utc), time.monotonic(), _commit()
     _claim(out, config, resume=resume)
     part = read_experiment_corpus(config, corpora_dir=corpora_dir, progress=progress)
     progress.say(part.description["check"])
     labels = LabelSpace.of(u.label for u in part.utterances)
     recognizer_config = _recognizer_config(config, labels, part)
     recognizer = Recognizer(recognizer_config)
-    features = _extract(recognizer, part.utterances, cache_dir=cache_dir, progress=progress)
+    if part.authors is not None:
+        features = part.authors.extracted(recognizer, part.utterances)
+    else:
+        features = _extract(recognizer, part.utterances, cache_dir=cache_dir, progress=progress)
     fingerprint = _fingerprint(part.utterances, features.audio_hashes)
     folds, separates = _folds(config, part)
     write_folds_csv(folds, out / "folds.csv")
@@ -200,7 +209,7 @@ def run_experiment(
             "labels": list(labels.classes),
             "n_parameters": recognizer.n_parameters,
             "seeds": list(config.seeds),
-            "commit": _commit(),
+            "commit": commit,
             "started": started.isoformat(timespec="seconds"),
             "duration_s": round(time.monotonic() - began, 1),
             "machine": _machine(),
@@ -228,7 +237,10 @@ def read_experiment_corpus(
     InputError
         If a corpus is not found or incomplete, or no utterance is left.
     """
-    parts = [_read_one(config.corpus, corpora_dir, progress)]
+    if config.corpus.features is not None:
+        parts = [_read_authors(config, corpora_dir)]
+    else:
+        parts = [_read_one(config.corpus, corpora_dir, progress)]
     if config.test_corpus is not None:
         parts.append(_read_one(config.test_corpus, corpora_dir, progress))
     utterances = []
@@ -256,15 +268,32 @@ def read_experiment_corpus(
         description["complete"] = all(p.description["complete"] for p in parts)
         description["synthetic"] = any(p.description["synthetic"] for p in parts)
     description["n_utterances"] = len(utterances)
-    description["n_speakers"] = len({(u.corpus, u.speaker) for u in utterances})
-    return CorpusPart(utterances, description)
+    speakers = {(u.corpus, u.speaker) for u in utterances if u.speaker != "unknown"}
+    description["n_speakers"] = len(speakers)
+    return CorpusPart(utterances, description, parts[0].authors)
+
+
+def _read_authors(config: ExperimentConfig, corpora_dir: Path | None) -> CorpusPart:
+    corpus = config.corpus
+    path = _beside_corpora(str(corpus.features), corpora_dir)
+    key, _ = get_corpus(str(corpus.name))
+    root = None if corpus.root is None else _find_root(key, corpus, corpora_dir)
+    authors = read_author_corpus(config, path, root=root)
+    description = _describe(key, authors.summary, complete=authors.complete)
+    return CorpusPart(authors.utterances, description, authors)
+
+
+def _beside_corpora(name: str, corpora_dir: Path | None) -> Path:
+    """Find a file: as it is named or, where it is not there, below the folder of corpora."""
+    path = Path(name).expanduser()
+    if not path.is_absolute() and not path.exists() and corpora_dir is not None:
+        path = corpora_dir / path
+    return path
 
 
 def _read_one(config: CorpusConfig, corpora_dir: Path | None, progress: Progress) -> CorpusPart:
     if config.manifest is not None:
-        path = Path(config.manifest)
-        if not path.is_absolute() and not path.exists() and corpora_dir is not None:
-            path = corpora_dir / path
+        path = _beside_corpora(config.manifest, corpora_dir)
         utterances = import_manifest(path)
         names = sorted({u.corpus for u in utterances})
         known = names[0] if len(names) == 1 else ""
@@ -331,6 +360,8 @@ def _recognizer_config(
         channel = channel_of(name)
     except CorpusError:
         channel = "mean"
+    if part.authors is not None:
+        channel = "mean"  # the authors' loader, whatever the corpus
     return RecognizerConfig(
         system=config.system,
         classes=labels.classes,
@@ -455,6 +486,9 @@ def _collect(
             numbers = ",".join("" if c == "" else f"{c:.6g}" for c in cells)
             kept = int(row["epoch"] == selected)
             curves.append(f"{member.fold.name},{member.seed},{row['epoch']},{numbers},{kept}")
+    speakers = [u.speaker for u, _, _ in rows]
+    if set(speakers) == {"unknown"}:
+        speakers = [""] * len(rows)  # else the evaluation would count one speaker
     (out / "curves.csv").write_text("\n".join(curves) + "\n", encoding="utf-8")
     stacked = np.concatenate(scores).astype(np.float64)
     stacked /= stacked.sum(1, keepdims=True)  # float32 rounding
@@ -466,7 +500,7 @@ def _collect(
             classes=labels.classes,
             scores=stacked,
             corpora=[u.corpus for u, _, _ in rows],
-            speakers=[u.speaker for u, _, _ in rows],
+            speakers=speakers,
             folds=[fold for _, fold, _ in rows],
             seeds=[seed for _, _, seed in rows],
             extras={
@@ -507,16 +541,17 @@ def _refit(
     torch.manual_seed(derive_seed(seed, "everything", "initialisation"))
     recognizer = Recognizer(recognizer_config)
     recognizer.norm.fit(examples.tensors["features"], examples.tensors["n_frames"])
-    fit(
-        recognizer,
-        examples,
-        None,
-        training,
-        objective=config.objective,
-        seed=derive_seed(seed, "everything"),
-        folder=out / "members" / "everything",
-        on_epoch=lambda row: progress.advance(row["epoch"]),
-    )
+    with one_thread():
+        fit(
+            recognizer,
+            examples,
+            None,
+            training,
+            objective=config.objective,
+            seed=derive_seed(seed, "everything"),
+            folder=out / "members" / "everything",
+            on_epoch=lambda row: progress.advance(row["epoch"]),
+        )
     recognizer.save(out / "model")
 
 
@@ -536,7 +571,12 @@ def _claim(out: Path, config: ExperimentConfig, *, resume: bool) -> None:
             raise ConfigError(
                 f"{out}: holds a run already: --resume goes on with it, --out names another folder"
             )
-        if json.loads(path.read_text(encoding="utf-8")) != resolved:
+        try:
+            # Through the model: a run begun before a key existed has its default.
+            stored = ExperimentConfig.model_validate_json(path.read_text(encoding="utf-8"))
+        except ValidationError:
+            stored = None
+        if stored is None or stored.model_dump(mode="json") != resolved:
             raise ConfigError(
                 f"{out}: holds a run of other settings: choose another --out, or resume with the "
                 "settings in its config.json"

@@ -6,10 +6,11 @@ A front end is a module built from a frozen config; ``forward(waveforms, n_sampl
 
 from __future__ import annotations
 
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict
 from typing import Any
 
 from serkit.features.mfcc import MFCC_PRESETS, Mfcc, MfccConfig
+from serkit.settings import checked
 from serkit.types import InputError
 
 __all__ = ["FRONT_ENDS", "build_front_end", "front_end_to_dict"]
@@ -26,7 +27,7 @@ def build_front_end(name: str, settings: dict[str, Any]) -> Mfcc:
     Raises
     ------
     InputError
-        If the name, the preset or a setting is unknown.
+        If the name, the preset or a setting is unknown, or a value is of the wrong kind.
     """
     if name not in FRONT_ENDS:
         raise InputError(
@@ -39,15 +40,8 @@ def build_front_end(name: str, settings: dict[str, Any]) -> Mfcc:
         raise InputError(
             f"front_end.preset is '{preset}', expected one of {', '.join(sorted(presets))}"
         )
-    known = {field.name for field in fields(config_class)}
-    for key in settings:
-        if key not in known:
-            raise InputError(
-                f"front_end.{key}: unknown setting of {name}, expected one of "
-                f"{', '.join(sorted(known))}"
-            )
-    base = presets[preset] if preset is not None else config_class()
-    return module(replace(base, **settings))
+    base = {} if preset is None else asdict(presets[preset])
+    return module(checked(config_class, base | settings, where="front_end"))
 
 
 def front_end_to_dict(front_end: Mfcc) -> dict[str, Any]:

@@ -14,7 +14,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from pydantic import PositiveInt
 from torch import Tensor
+
+from serkit.settings import checked
+from serkit.types import InputError
 
 __all__ = ["FixedView", "View", "WholeView", "view_from_dict"]
 
@@ -23,7 +27,7 @@ __all__ = ["FixedView", "View", "WholeView", "view_from_dict"]
 class FixedView:
     """Centre padding and centre cropping to one length (samples at the recognizer's rate)."""
 
-    n_samples: int
+    n_samples: PositiveInt
     kind: Literal["fixed"] = "fixed"
 
     def __call__(self, waveforms: Tensor, n_samples: Tensor) -> tuple[Tensor, Tensor]:
@@ -56,7 +60,7 @@ class FixedView:
 class WholeView:
     """The utterance as it is, at most ``max_samples`` from its beginning."""
 
-    max_samples: int | None = None
+    max_samples: PositiveInt | None = None
     kind: Literal["whole"] = "whole"
 
     def __call__(self, waveforms: Tensor, n_samples: Tensor) -> tuple[Tensor, Tensor]:
@@ -74,8 +78,8 @@ def view_from_dict(config: dict[str, object]) -> View:
 
     Raises
     ------
-    ValueError
-        If ``kind`` names no view or a key does not belong to it.
+    InputError
+        If ``kind`` names no view, a key does not belong to it, or a value is of the wrong kind.
     """
     kinds: dict[object, type[FixedView] | type[WholeView]] = {
         "fixed": FixedView,
@@ -83,8 +87,5 @@ def view_from_dict(config: dict[str, object]) -> View:
     }
     kind = config.get("kind")
     if kind not in kinds:
-        raise ValueError(f"view.kind is {kind!r}, expected one of {', '.join(map(str, kinds))}")
-    try:
-        return kinds[kind](**config)  # type: ignore[arg-type]
-    except TypeError as error:
-        raise ValueError(f"view: {error}") from None
+        raise InputError(f"view.kind is {kind!r}, expected one of {', '.join(map(str, kinds))}")
+    return checked(kinds[kind], config, where="view")

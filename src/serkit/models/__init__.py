@@ -7,12 +7,13 @@ one line below; ``tests/models/test_contract.py`` does the rest.
 
 from __future__ import annotations
 
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from typing import Any
 
 from torch import nn
 
 from serkit.models.timnet import TimNet, TimNetConfig
+from serkit.settings import checked
 from serkit.types import InputError
 
 __all__ = ["MODELS", "build_model", "model_to_dict"]
@@ -28,19 +29,12 @@ def build_model(name: str, settings: dict[str, Any]) -> nn.Module:
     Raises
     ------
     InputError
-        If the name or a setting is unknown.
+        If the name or a setting is unknown, or a value is of the wrong kind.
     """
     if name not in MODELS:
         raise InputError(f"model.name is '{name}', expected one of {', '.join(sorted(MODELS))}")
     model, config = MODELS[name]
-    known = {field.name for field in fields(config)}
-    for key in settings:
-        if key not in known:
-            raise InputError(
-                f"model.{key}: unknown setting of {name}, expected one of "
-                f"{', '.join(sorted(known))}"
-            )
-    return model(config(**settings))
+    return model(checked(config, settings, where="model"))
 
 
 def model_to_dict(model: nn.Module) -> dict[str, Any]:

@@ -1,15 +1,17 @@
-"""A temporal-aware block for training on a CPU: the same numbers, about half the memory traffic.
+"""A temporal-aware block for training on a CPU: the same numbers, less memory traffic.
 
 :class:`serkit.models.timnet.TemporalAwareBlock` is the definition; this is its training step
 written for the hardware, and a test holds the two together. A network this narrow is bound by
-memory, not by arithmetic: the step as a chain of framework operations writes and reads some forty
-maps per block. Here the maps are kept as (channel, frame x utterance) matrices, in which
+memory as much as by arithmetic, and a chain of framework operations writes every map it passes
+through. Here the maps are kept as (channel, frame x utterance) matrices, in which
 
 * a causal dilated two-tap convolution is two matrix products, the second on the columns that many
   frames earlier (no padding, no copies);
 * batch statistics and elementwise steps run in place along contiguous rows;
 * the backward pass is written out, keeps seven maps, and computes the gradients of both taps in
   one product.
+
+``benchmarks/timnet_step.py`` measures what it gains.
 
 The bias of a convolution that feeds batch norm cancels; it only moves the running mean, and its
 gradient is zero instead of rounding noise.

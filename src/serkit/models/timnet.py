@@ -27,10 +27,11 @@ Deviations, all of them off by default or without effect on the published settin
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from serkit.models.fused_tab import FusedBlock, frames_first, utterances_first
@@ -43,11 +44,11 @@ __all__ = ["TimNet", "TimNetConfig"]
 class TimNetConfig:
     """Shape of the network; defaults are the authors'."""
 
-    n_features: int = 39
-    n_classes: int = 7
-    n_filters: int = 39
-    n_scales: int = 8  # depths; the authors use 10 for IEMOCAP's 14-second input
-    dropout: float = 0.1
+    n_features: PositiveInt = 39
+    n_classes: PositiveInt = 7
+    n_filters: PositiveInt = 39
+    n_scales: PositiveInt = 8  # depths; the authors use 10 for IEMOCAP's 14-second input
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     bidirectional: bool = True
     # 'tab' multiplies a block's input by its gate; 'tcn' adds the two (a plain residual block).
     block: Literal["tab", "tcn"] = "tab"

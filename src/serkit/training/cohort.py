@@ -13,13 +13,14 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
 
-__all__ = ["default_jobs", "run_members"]
+__all__ = ["default_jobs", "one_thread", "run_members"]
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -54,7 +55,7 @@ def run_members(
     function
         Importable ``(task, tell) -> result``; ``tell(name, row)`` reports progress.
     n_jobs
-        Processes. With 1 everything runs here, with all threads.
+        Processes. With 1 everything runs here, one task after the other.
     on_event
         Called in this process with what the members tell.
 
@@ -70,7 +71,8 @@ def run_members(
             on_event(name, row)
 
     if n_jobs == 1 or len(tasks) <= 1:
-        return [function(task, hear) for task in tasks]
+        with one_thread():
+            return [function(task, hear) for task in tasks]
     context = multiprocessing.get_context("spawn")
     events: Any = context.Queue()
     with ProcessPoolExecutor(
@@ -94,6 +96,21 @@ def run_members(
         while n_ended < len(tasks):
             n_ended += _drain(events, hear, timeout_s=1.0)
         return [future.result() for future in futures]
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute with one thread.
+
+    A second one gains little on a small network, and on a busy machine the two spend their time
+    waiting for each other: steps forty times as slow were seen.
+    """
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(n_threads)
 
 
 def _drain(events: Any, hear: Callable[[str, dict[str, Any]], None], *, timeout_s: float) -> int:

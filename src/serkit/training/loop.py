@@ -69,7 +69,6 @@ class TrainingConfig(BaseModel):
         default=1, ge=1, description="no epoch before this one is selected or stops the training"
     )
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    devices: int = Field(default=1, ge=1)
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     save_every_s: float = Field(
         default=30.0, ge=0, description="seconds between resumable states; 0: every epoch"
@@ -130,9 +129,7 @@ def fit(
         )
     if not len(train):
         raise InputError("the training part is empty: check the protocol and the selected labels")
-    fabric = Fabric(
-        accelerator=config.accelerator, devices=config.devices, precision=config.precision
-    )
+    fabric = Fabric(accelerator=config.accelerator, devices=1, precision=config.precision)
     fabric.launch()
     folder.mkdir(parents=True, exist_ok=True)
     optimizer = torch.optim.AdamW(
@@ -167,7 +164,7 @@ def fit(
             log.write(row)
             if on_epoch is not None:
                 on_epoch(row)
-            if time.monotonic() - saved_at >= config.save_every_s and fabric.is_global_zero:
+            if time.monotonic() - saved_at >= config.save_every_s:
                 _save(state_path, identity, recognizer, optimizer, keeper, history)
                 saved_at = time.monotonic()
     if not all(math.isfinite(row["train_loss"]) for row in history[-1:]):
@@ -217,12 +214,11 @@ def _train_epoch(
     model.train()
     generator = torch.Generator().manual_seed(derive_seed(seed, "order", epoch))
     order = torch.randperm(len(train), generator=generator)
-    torch.manual_seed(derive_seed(seed, "dropout", epoch, fabric.global_rank))
+    torch.manual_seed(derive_seed(seed, "dropout", epoch))
     total, n_seen = torch.zeros((), device=fabric.device), 0
     n_batches = -(-len(order) // config.batch_size)
     for number, rows in enumerate(torch.split(order, config.batch_size), start=1):
-        shard = rows[fabric.global_rank :: fabric.world_size]
-        batch = {name: t.to(fabric.device) for name, t in train.batch(shard).items()}
+        batch = {name: t.to(fabric.device) for name, t in train.batch(rows).items()}
         stepping = number % config.accumulate == 0 or number == n_batches
         with fabric.no_backward_sync(model, enabled=not stepping):
             loss, _ = total_loss(model(batch), batch, objective)
@@ -232,8 +228,8 @@ def _train_epoch(
                 clip_grad_norm_(model.parameters(), config.clip_norm)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-        total += loss.detach() * len(shard)
-        n_seen += len(shard)
+        total += loss.detach() * len(rows)
+        n_seen += len(rows)
     return float(total) / n_seen
 
 
@@ -331,7 +327,7 @@ def _identity(
     dev: Examples | None,
 ) -> str:
     """Identify a training: a state may only be resumed by the training that wrote it."""
-    unimportant = {"save_every_s", "tensorboard", "accelerator", "devices"}
+    unimportant = {"save_every_s", "tensorboard", "accelerator"}
     text = json.dumps(
         [
             config.model_dump(exclude=unimportant),

@@ -1,0 +1,213 @@
+"""What every model must keep to; used by the tests of ours and of the documentation's.
+
+A model is a module built from a frozen config with ``n_features`` and ``n_classes``, whose
+``forward(features, n_frames)`` returns a dict of named outputs.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import sys
+from dataclasses import is_dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from serkit.models import MODELS, build_model, model_to_dict
+from serkit.recognizer import Recognizer, RecognizerConfig, load_recognizer
+
+N_FEATURES, N_CLASSES = 39, 7  # of timnet-code and EMO-DB
+
+
+def build(name: str, **settings: Any) -> nn.Module:
+    """Build a model with weights that depend on nothing but its settings."""
+    torch.manual_seed(0)
+    return build_model(name, {"n_features": N_FEATURES, "n_classes": N_CLASSES} | settings)
+
+
+def random_batch(n_frames: list[int], *, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Draw features, ``(batch, n_frames, n_features)`` with zeros as padding, and lengths."""
+    generator = torch.Generator().manual_seed(seed)
+    features = torch.randn(len(n_frames), max(n_frames), N_FEATURES, generator=generator)
+    for row, n in zip(features, n_frames, strict=True):
+        row[n:] = 0
+    return features, torch.tensor(n_frames)
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, features: Tensor, n_frames: Tensor) -> dict[str, Tensor]:
+    """Run a model in evaluation mode."""
+    outputs: dict[str, Tensor] = model.eval()(features, n_frames)
+    return outputs
+
+
+def assert_header(name: str) -> None:
+    """The module's page says where the model is from and how large it is."""
+    model = build(name)
+    page = sys.modules[type(model).__module__].__doc__
+    assert page, "the file begins with a docstring"
+    assert len(page.split()) > 30, "the docstring says where the model comes from"
+    statistics = sum(b.numel() for key, b in model.named_buffers() if "running_" in key)
+    count = sum(p.numel() for p in model.parameters()) + statistics
+    assert f"{count:,}" in page, (
+        f"the docstring gives the number of parameters (with batch-norm statistics) for "
+        f"{N_FEATURES} features and {N_CLASSES} classes: {count:,}"
+    )
+
+
+def assert_config_survives(name: str) -> None:
+    """Config -> dict -> JSON -> config gives the same model; unknown settings are refused."""
+    model = build(name)
+    assert is_dataclass(MODELS[name][1])
+    settings = json.loads(json.dumps(model_to_dict(model)))
+    assert settings["n_features"] == N_FEATURES
+    assert settings["n_classes"] == N_CLASSES
+    again = build_model(name, settings)
+    assert again.config == model.config
+    shapes = {key: value.shape for key, value in model.state_dict().items()}
+    assert {key: value.shape for key, value in again.state_dict().items()} == shapes
+
+
+def assert_outputs(name: str) -> None:
+    """``emotion`` holds finite logits of the right shape, down to a single frame."""
+    for n_frames in ([9, 4, 7], [1], [1, 1, 1], [200, 1]):
+        for n_classes in (2, N_CLASSES):
+            model = build(name, n_classes=n_classes)
+            for outputs in (
+                evaluate(model, *random_batch(n_frames)),
+                # Batch statistics of a single frame do not exist.
+                model.train()(*random_batch(n_frames)) if sum(n_frames) > 1 else None,
+            ):
+                if outputs is None:
+                    continue
+                assert outputs["emotion"].shape == (len(n_frames), n_classes)
+                for key, output in outputs.items():
+                    assert len(output) == len(n_frames), key
+                    assert torch.isfinite(output).all(), key
+
+
+def assert_every_parameter_learns(name: str) -> None:
+    """Every parameter, and the input, get a finite gradient, also from utterances of one frame.
+
+    The one exception is a parameter that cancels in training, as the bias of a convolution right
+    before a batch norm does: it may go without a gradient, if moving it changes the outputs of
+    evaluation (it is used) and none of training (it cancels).
+    """
+    model = build(name)
+    batch = random_batch([12, 1, 9, 1, 5])
+    batch[0].requires_grad_()  # a front end may be trained as well
+
+    def train() -> dict[str, Tensor]:
+        torch.manual_seed(1)  # the same dropout
+        outputs: dict[str, Tensor] = model.train()(*batch)
+        return outputs
+
+    evaluated = evaluate(model, *batch)
+    saved = copy.deepcopy(model.state_dict())
+    trained = train()
+    loss = sum(output.square().mean() for output in trained.values())
+    assert isinstance(loss, Tensor)
+    loss.backward()
+    assert batch[0].grad is not None
+    assert torch.isfinite(batch[0].grad).all(), "the gradient of the features is not finite"
+    for key, parameter in model.named_parameters():
+        if parameter.grad is not None and parameter.grad.any():
+            assert torch.isfinite(parameter.grad).all(), key
+            continue
+        model.load_state_dict(saved)
+        with torch.no_grad():
+            parameter += 0.5
+            moved = evaluate(model, *batch)
+            assert any((moved[k] != evaluated[k]).any() for k in moved), f"{key} is never used"
+            for output, expected in zip(train().values(), trained.values(), strict=True):
+                torch.testing.assert_close(
+                    output, expected, rtol=1e-4, atol=1e-4, msg=f"{key} has no gradient"
+                )
+
+
+def assert_padding_is_inert(name: str) -> None:
+    """More padding changes nothing in evaluation."""
+    model = build(name)
+    features, n_frames = random_batch([12, 30, 1, 25])
+    expected = evaluate(model, features, n_frames)
+    for more in (1, 70):
+        padded = F.pad(features, (0, 0, 0, more))
+        for key, output in evaluate(model, padded, n_frames).items():
+            torch.testing.assert_close(output, expected[key], rtol=1e-4, atol=1e-5, msg=key)
+
+
+def assert_batch_is_inert(name: str) -> None:
+    """An utterance gets the same scores alone and in company, wherever it stands."""
+    model = build(name)
+    features, n_frames = random_batch([12, 30, 1, 25])
+    together = evaluate(model, features, n_frames)
+    order = torch.tensor([2, 0, 3, 1])
+    shuffled = evaluate(model, features[order], n_frames[order])
+    for key, output in together.items():
+        torch.testing.assert_close(shuffled[key], output[order], rtol=1e-4, atol=1e-5, msg=key)
+        for row, n in enumerate(n_frames.tolist()):
+            alone = evaluate(model, features[row : row + 1, :n], n_frames[row : row + 1])[key]
+            torch.testing.assert_close(alone[0], output[row], rtol=1e-4, atol=1e-5, msg=key)
+
+
+def assert_checkpoint_survives(name: str, folder: Path) -> None:
+    """Saved and loaded as part of a recognizer, a trained model gives the same logits."""
+    torch.manual_seed(0)
+    recognizer = Recognizer(
+        RecognizerConfig(
+            system=name,
+            classes=("angry", "happy", "sad"),
+            view={"kind": "whole"},
+            front_end={"name": "mfcc", "preset": "timnet-code"},
+            model={"name": name},
+        )
+    )
+    features, n_frames = random_batch([12, 30, 1, 25])
+    batch = {"features": features, "n_frames": n_frames}
+    recognizer.train()(batch)  # moves batch-norm statistics, so that these are checked too
+    with torch.no_grad():
+        for parameter in recognizer.parameters():
+            parameter += 0.01 * torch.randn_like(parameter)
+    expected = evaluate_recognizer(recognizer, batch)
+    loaded = load_recognizer(recognizer.save(folder / "checkpoint"))
+    assert loaded.model.config == recognizer.model.config
+    for key, output in evaluate_recognizer(loaded, batch).items():
+        assert torch.equal(output, expected[key]), key
+
+
+@torch.no_grad()
+def evaluate_recognizer(recognizer: Recognizer, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Run a recognizer in evaluation mode."""
+    return recognizer.eval()(batch)
+
+
+def assert_memorizes(name: str, *, n_steps: int = 100) -> None:
+    """Eight utterances with random labels are learnt by heart within a hundred steps."""
+    model = build(name)
+    features, n_frames = random_batch([12, 15, 8, 18, 12, 10, 15, 11])
+    labels = torch.arange(8) % N_CLASSES
+    optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
+    for _ in range(n_steps):
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model.train()(features, n_frames)["emotion"], labels)
+        if loss.item() < 0.05:
+            return
+        loss.backward()
+        optimizer.step()
+    raise AssertionError(f"loss {loss.item():.2f} after {n_steps} steps on eight utterances")
+
+
+def assert_contract(name: str, folder: Path) -> None:
+    """All of the above, in a folder of its own."""
+    assert_header(name)
+    assert_config_survives(name)
+    assert_outputs(name)
+    assert_every_parameter_learns(name)
+    assert_padding_is_inert(name)
+    assert_batch_is_inert(name)
+    assert_memorizes(name)
+    assert_checkpoint_survives(name, folder)
