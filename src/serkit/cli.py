@@ -198,7 +198,7 @@ def train(
     with _Bars(quiet=as_json) as bars:
         report_path = run_experiment(
             config,
-            out=out or Path("runs") / config.name,
+            out=out or Path("runs") / config.run_name,
             corpora_dir=corpora_dir,
             resume=resume,
             n_jobs=jobs,

@@ -148,3 +148,15 @@ def test_every_key_is_explained():
     text = explain_keys()
     for key in ("training.epochs", "protocol.split", "corpus.allow_incomplete", "labels.keep"):
         assert any(line.startswith(f"{key} ") for line in text.splitlines()), key
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["corpus.name=emodb"], "timnet-emodb"),
+        (["corpus.name=emodb", "name=my-emodb"], "my-emodb"),
+        (["corpus.manifest=some/where.csv"], "timnet-where"),
+    ],
+)
+def test_run_folders_are_named_after_experiment_and_corpus(overrides, expected):
+    assert load_experiment("timnet/base", overrides=overrides).run_name == expected

@@ -120,6 +120,15 @@ class ExperimentConfig(_Strict):
         default=True, description="after the folds, train one recognizer on everything, to be used"
     )
 
+    @property
+    def run_name(self) -> str:
+        """Name of the default run folder: the experiment's, with the corpus if that is not in it.
+
+        Presets are named after their protocol alone and used with many corpora.
+        """
+        corpus = self.corpus.name or Path(str(self.corpus.manifest)).stem
+        return self.name if corpus in self.name else f"{self.name}-{corpus}"
+
 
 def preset_names() -> list[str]:
     """Names of the experiments that ship with serkit, such as ``timnet/speaker-independent``."""
