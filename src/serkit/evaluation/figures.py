@@ -290,6 +290,7 @@ def _tsne(
     """Standardise one fold's vectors and map them to the plane."""
     from sklearn.manifold import TSNE
     from sklearn.preprocessing import StandardScaler
+    from threadpoolctl import threadpool_limits
 
     if len(members) > _MAX_EMBEDDED:
         generator = np.random.default_rng(42)
@@ -299,7 +300,9 @@ def _tsne(
     # PCA needs two directions to start from; constant vectors have none.
     flat = np.linalg.matrix_rank(standardised) < 2
     tsne = TSNE(2, perplexity=perplexity, random_state=42, init="random" if flat else "pca")
-    return np.asarray(tsne.fit_transform(standardised), dtype=np.float64), members
+    # On a busy machine its many short parallel loops wait for each other, fifty times as long.
+    with threadpool_limits(1):
+        return np.asarray(tsne.fit_transform(standardised), dtype=np.float64), members
 
 
 def _scatter(
