@@ -249,6 +249,9 @@ def compare(
     _print_table(comparison.rows())
     for pair in comparison.pairs:
         print(pair.verdict)
+        if pair.test is not None:  # otherwise the verdict has said it
+            for caveat in pair.caveats:
+                print(f"  mind: {caveat}")
     if xlsx is not None:
         print(f"workbook: {xlsx}")
 
