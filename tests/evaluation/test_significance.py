@@ -79,7 +79,7 @@ def test_a_table_without_speakers_gives_an_interval_over_utterances_that_says_so
     assert "does not say who talks" in interval.note
 
 
-def test_two_thousand_replicates_take_less_than_a_second() -> None:
+def test_two_thousand_replicates_cost_less_than_scoring_two_hundred_tables() -> None:
     generator = np.random.default_rng(0)
     n, classes = 7000, [f"c{k}" for k in range(8)]
     truth = generator.choice(classes, n).tolist()
@@ -87,10 +87,15 @@ def test_two_thousand_replicates_take_less_than_a_second() -> None:
     speakers = generator.integers(0, 91, n).astype(str).tolist()
     ids = [str(k) for k in range(n)]
     predictions = Predictions.of(ids, truth, predicted=predicted, speakers=speakers)
+    uar(truth, predicted)  # warms up
+    begin = time.process_time()
+    for _ in range(20):
+        uar(truth, predicted)
+    one_table = (time.process_time() - begin) / 20
     for cluster in ("speaker", "utterance"):
         begin = time.process_time()
         bootstrap_interval(predictions, cluster=cluster)
-        assert time.process_time() - begin < 1.0, cluster
+        assert time.process_time() - begin < 200 * one_table, cluster
 
 
 @pytest.mark.parametrize("level", [0.5, 0.9, 0.95, 0.99])
