@@ -18,13 +18,17 @@ import os
 import re
 import struct
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from serkit.types import InputError
+
+if TYPE_CHECKING:
+    import soundfile
 
 __all__ = [
     "SOUND_SUFFIXES",
@@ -53,7 +57,17 @@ SOUND_SUFFIXES = (
 
 MIN_SAMPLE_RATE = 1_000  # Hz; anything lower is a broken header, not speech
 MAX_SAMPLE_RATE = 768_000  # Hz
-_UNKNOWN_LENGTH = (0, 0x7FFFFFFF, 0xFFFFFFFF)  # data sizes that streaming writers leave in a WAV
+MAX_SAMPLES = 2**31  # 12 hours at 48 kHz; of an unknown length libsndfile says 2**63 - 1
+_UNKNOWN_LENGTH = 0x7FFF0000  # bytes; writers to a pipe leave 0, or this and more, as data size
+_MP3_SLACK = 2 * 1152  # samples; an MP3 without a length header has its length estimated
+# First and third word of the file -> byte order, name of the chunk that holds the sound.
+_CHUNKED = {
+    (b"RIFF", b"WAVE"): ("<", b"data"),
+    (b"RIFX", b"WAVE"): (">", b"data"),
+    (b"FORM", b"AIFF"): (">", b"SSND"),
+    (b"FORM", b"AIFC"): (">", b"SSND"),
+}
+_UNREADABLE_SUFFIXES = (".m4a", ".mp4", ".mkv", ".webm", ".mov", ".avi", ".aac", ".wma")
 
 
 class AudioError(InputError):
@@ -94,19 +108,14 @@ def probe(path: Path | str) -> AudioInfo:
     """
     import soundfile
 
-    path = _existing_file(path)
+    path = os.fspath(path)
+    head = _check_head(path)
     try:
-        info = soundfile.info(str(path))
+        info = soundfile.info(path)
     except soundfile.LibsndfileError as error:
-        raise _not_audio(path, error) from None
-    if not MIN_SAMPLE_RATE <= info.samplerate <= MAX_SAMPLE_RATE:
-        raise AudioError(
-            f"{path}: sample rate {info.samplerate} Hz in the header, expected "
-            f"{MIN_SAMPLE_RATE} to {MAX_SAMPLE_RATE} Hz: the file is damaged"
-        )
-    _refuse_truncated_wav(path)
-    if info.frames <= 0:
-        raise AudioError(f"{path}: the file holds no samples: record or export it again")
+        raise _not_audio(path, head, error) from None
+    _refuse_odd_rate(path, info.samplerate)
+    _refuse_odd_length(path, info.frames)
     return AudioInfo(info.frames, info.samplerate, info.channels, info.subtype)
 
 
@@ -144,42 +153,40 @@ def load_audio(
     """
     import soundfile
 
-    path = _existing_file(path)
+    path = os.fspath(path)
+    head = _check_head(path)
     try:
-        with soundfile.SoundFile(str(path)) as file:
-            file_rate, n_declared = file.samplerate, file.frames
-            if not MIN_SAMPLE_RATE <= file_rate <= MAX_SAMPLE_RATE:
-                probe(path)  # raises with the reason
-            first = seconds_to_samples(start_s, file_rate)
-            stop = n_declared if end_s is None else seconds_to_samples(end_s, file_rate)
-            # Turn borders in transcriptions may exceed the file by a rounding error, not by more.
-            stop = min(stop, n_declared) if stop - n_declared <= file_rate // 20 else stop
-            if n_declared > 0 and not 0 <= first < stop <= n_declared:
-                end = "the end" if end_s is None else f"{end_s:g} s"
-                raise AudioError(
-                    f"{path}: the stretch {start_s:g} s to {end} lies outside the file, which "
-                    f"lasts {n_declared / file_rate:.3f} s"
-                )
+        file = soundfile.SoundFile(path)
+    except soundfile.LibsndfileError as error:
+        raise _not_audio(path, head, error) from None
+    with file:
+        file_rate, n_declared = file.samplerate, file.frames
+        _refuse_odd_rate(path, file_rate)
+        _refuse_odd_length(path, n_declared)
+        first, stop = _stretch(path, start_s, end_s, n_declared, file_rate)
+        try:
             if first:
                 file.seek(first)
-            samples = file.read(stop - first, dtype="float32", always_2d=True)
-    except soundfile.LibsndfileError as error:
-        raise _not_audio(path, error) from None
-    _refuse_truncated_wav(path)
-    if len(samples) == 0:
-        raise AudioError(f"{path}: the file holds no samples: record or export it again")
-    if len(samples) < stop - first:
+            samples = _decode(file, stop - first)
+        except soundfile.LibsndfileError as error:
+            raise AudioError(
+                f"{path}: damaged or truncated ({_reason(error)}); get the file again from its "
+                "source"
+            ) from None
+        slack = _MP3_SLACK if file.format == "MP3" else 0
+    if not len(samples) or len(samples) + slack < stop - first:
         raise AudioError(
             f"{path}: truncated: the header promises {stop - first} samples, {len(samples)} can be "
             "decoded; get the file again from its source"
         )
-    take_first = channel == "first" or samples.shape[1] == 1
-    waveform: Waveform = samples[:, 0] if take_first else samples.mean(axis=1)
-    if not np.isfinite(waveform).all():
-        n_bad = int((~np.isfinite(waveform)).sum())
+    if channel == "first":
+        samples = samples[:, :1]
+    if not np.isfinite(samples).all():
+        n_bad = int((~np.isfinite(samples)).sum())
         raise AudioError(
-            f"{path}: {n_bad} of {len(waveform)} samples are NaN or infinite: export the file again"
+            f"{path}: {n_bad} of {samples.size} samples are NaN or infinite: export the file again"
         )
+    waveform = samples[:, 0] if samples.shape[1] == 1 else _mean(samples)
     if sample_rate is not None and sample_rate != file_rate:
         waveform = resample(waveform, file_rate, sample_rate)
         file_rate = sample_rate
@@ -200,7 +207,7 @@ def resample(waveform: Waveform, from_rate: int, to_rate: int) -> Waveform:
     import soxr
 
     n_wanted = -(-len(waveform) * to_rate // from_rate)
-    resampled = soxr.resample(waveform, from_rate, to_rate, quality="HQ").astype(np.float32)
+    resampled: Waveform = soxr.resample(waveform, from_rate, to_rate, quality="HQ")
     # soxr rounds the length its own way; librosa pads or cuts to the ceiling, and so do we.
     if len(resampled) < n_wanted:
         return np.pad(resampled, (0, n_wanted - len(resampled)))
@@ -232,7 +239,7 @@ def file_sha256(path: Path | str) -> str:
 
 def waveform_sha256(waveform: Waveform) -> str:
     """Hash decoded samples: equal for equal sound in another container or with other tags."""
-    return hashlib.sha256(np.ascontiguousarray(waveform).tobytes()).hexdigest()
+    return hashlib.sha256(np.ascontiguousarray(waveform).data).hexdigest()
 
 
 def natural_key(text: str) -> tuple[tuple[int | str, ...], str]:
@@ -271,47 +278,114 @@ def find_sound_files(root: Path) -> list[Path]:
     return sorted(found, key=lambda path: natural_key(path.as_posix()))
 
 
-def _existing_file(path: Path | str) -> Path:
-    path = Path(path)
-    if path.is_dir():
-        raise AudioError(f"{path}: is a directory, expected a sound file")
-    if not path.exists():
-        raise AudioError(f"{path}: no such file")
-    if path.stat().st_size == 0:
+def _check_head(path: str) -> bytes:
+    """Read the first bytes of a file, which tell what it is; refuse what is cut off.
+
+    libsndfile silently shortens a WAV or AIFF that holds less sound than its header declares; a
+    corpus copy cut off in transfer would train unnoticed.
+    """
+    try:
+        with open(path, "rb", buffering=0) as file:
+            head = file.read(512)
+            declared, available = _declared_size(file, head)
+    except FileNotFoundError:
+        raise AudioError(f"{path}: no such file") from None
+    except IsADirectoryError:
+        raise AudioError(f"{path}: is a directory, expected a sound file") from None
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+        reason = getattr(error, "strerror", None) or error
+        raise AudioError(f"{path!r}: cannot be read ({reason})") from None
+    if not head:
         raise AudioError(f"{path}: the file is empty (0 bytes): copy or export it again")
-    return path
+    if available < declared < _UNKNOWN_LENGTH:
+        raise AudioError(
+            f"{path}: truncated: the header promises {declared} bytes of sound, {available} are "
+            "there; get the file again from its source"
+        )
+    return head
 
 
-def _not_audio(path: Path, error: Exception) -> AudioError:
-    reason = str(error).split(": ", 1)[-1].rstrip(".")
+def _declared_size(file: FileIO, head: bytes) -> tuple[int, int]:
+    """Bytes of sound that a WAV or AIFF promises and bytes from there on; else (0, 0)."""
+    order, wanted = _CHUNKED.get((head[:4], head[8:12]), ("", b""))
+    at = 12
+    while order:
+        chunk = head[at : at + 8]
+        if len(chunk) < 8:  # a long chunk of tags comes before the sound
+            file.seek(at)
+            chunk = file.read(8)
+            if len(chunk) < 8:
+                break
+        name, length = struct.unpack(f"{order}4sI", chunk)
+        at += 8
+        if name == wanted:
+            return length, os.fstat(file.fileno()).st_size - at
+        at += length + (length & 1)
+    return 0, 0
+
+
+def _stretch(
+    path: str, start_s: float, end_s: float | None, n_samples: int, sample_rate: int
+) -> tuple[int, int]:
+    """Turn a stretch in seconds into samples of a file; refuse one outside it."""
+    first = seconds_to_samples(start_s, sample_rate)
+    stop = n_samples if end_s is None else seconds_to_samples(end_s, sample_rate)
+    # Turn borders in transcriptions may exceed the file by a rounding error, not by more.
+    if stop - n_samples <= sample_rate // 20:
+        stop = min(stop, n_samples)
+    if not 0 <= first < stop <= n_samples:
+        end = "the end" if end_s is None else f"{end_s:g} s"
+        raise AudioError(
+            f"{path}: the stretch {start_s:g} s to {end} lies outside the file, which lasts "
+            f"{n_samples / sample_rate:.3f} s"
+        )
+    return first, stop
+
+
+def _decode(file: soundfile.SoundFile, n_samples: int) -> NDArray[np.float32]:
+    """Decode samples as ``(n_samples, n_channels)``, fewer where the file ends early."""
+    if file.subtype == "PCM_16":  # the same numbers as libsndfile's own scaling, in half the time
+        whole = file.read(n_samples, dtype="int16", always_2d=True)
+        samples: NDArray[np.float32] = np.multiply(whole, np.float32(2**-15), dtype=np.float32)
+    else:
+        samples = file.read(n_samples, dtype="float32", always_2d=True)
+    return samples
+
+
+def _mean(samples: NDArray[np.float32]) -> Waveform:
+    """Average the channels: a product, five times as fast as ``.mean(axis=1)``."""
+    n_channels = samples.shape[1]
+    mean: Waveform = samples @ np.full(n_channels, 1 / n_channels, dtype=np.float32)
+    return mean
+
+
+def _refuse_odd_length(path: str, n_samples: int) -> None:
+    if n_samples <= 0:
+        raise AudioError(f"{path}: the file holds no samples: record or export it again")
+    if n_samples > MAX_SAMPLES:
+        raise AudioError(
+            f"{path}: the header does not tell how long the sound is, as in a FLAC written to a "
+            "pipe: encode it again into a file"
+        )
+
+
+def _not_audio(path: str, head: bytes, error: soundfile.LibsndfileError) -> AudioError:
     hint = ""
-    if path.suffix.lower() in {".m4a", ".mp4", ".mkv", ".webm", ".mov", ".avi", ".aac", ".wma"}:
+    if path.lower().endswith(_UNREADABLE_SUFFIXES) or head[4:8] == b"ftyp":
         hint = "; export its sound track as WAV or FLAC first"
     return AudioError(
-        f"{path}: cannot be decoded as audio ({reason}); expected WAV, FLAC, OGG, MP3 or another "
-        f"format of libsndfile{hint}"
+        f"{path}: cannot be decoded as audio ({_reason(error)}); expected WAV, FLAC, OGG, MP3 or "
+        f"another format of libsndfile{hint}"
     )
 
 
-def _refuse_truncated_wav(path: Path) -> None:
-    """Compare a RIFF data chunk's declared size with the bytes that are there.
+def _reason(error: soundfile.LibsndfileError) -> str:
+    return str(error.error_string).rstrip(".")
 
-    libsndfile silently shortens such files; a corpus copy cut off in transfer would train
-    unnoticed.
-    """
-    size = path.stat().st_size
-    with open(path, "rb") as file:
-        head = file.read(12)
-        if len(head) < 12 or head[:4] != b"RIFF" or head[8:12] != b"WAVE":
-            return
-        while len(chunk := file.read(8)) == 8:
-            name, length = struct.unpack("<4sI", chunk)
-            if name == b"data":
-                available = size - file.tell()
-                if length not in _UNKNOWN_LENGTH and length > available:
-                    raise AudioError(
-                        f"{path}: truncated: the header promises {length} bytes of sound, "
-                        f"{available} are there; get the file again from its source"
-                    )
-                return
-            file.seek(length + (length & 1), 1)
+
+def _refuse_odd_rate(path: str, sample_rate: int) -> None:
+    if not MIN_SAMPLE_RATE <= sample_rate <= MAX_SAMPLE_RATE:
+        raise AudioError(
+            f"{path}: sample rate {sample_rate} Hz in the header, expected "
+            f"{MIN_SAMPLE_RATE} to {MAX_SAMPLE_RATE} Hz: the file is damaged"
+        )

@@ -24,9 +24,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from serkit.audio import seconds_to_samples
+from serkit.types import InputError
 
 __all__ = ["MFCC_PRESETS", "Mfcc", "MfccConfig", "dct_matrix", "slaney_mel_matrix"]
 
@@ -35,16 +37,16 @@ __all__ = ["MFCC_PRESETS", "Mfcc", "MfccConfig", "dct_matrix", "slaney_mel_matri
 class MfccConfig:
     """Everything the coefficients depend on; lengths in samples, frequencies in Hz."""
 
-    sample_rate: int = 22_050
-    n_mfcc: int = 20
-    n_fft: int = 2048
-    win_length: int = 2048
-    hop_length: int = 512
+    sample_rate: PositiveInt = 22_050
+    n_mfcc: PositiveInt = 20
+    n_fft: PositiveInt = 2048
+    win_length: PositiveInt = 2048
+    hop_length: PositiveInt = 512
     window: Literal["hann", "hamming"] = "hann"
-    n_mels: int = 128
-    f_min_hz: float = 0.0
+    n_mels: PositiveInt = 128
+    f_min_hz: NonNegativeFloat = 0.0
     f_max_hz: float | None = None  # None: half the sample rate
-    top_db: float | None = 80.0
+    top_db: PositiveFloat | None = 80.0
     # Zeros since librosa 0.9; 'reflect' is what 0.8.1 and older did. It changes the two first and
     # two last frames of every signal without 1024 zeros at its border.
     edge: Literal["zeros", "reflect"] = "zeros"
@@ -77,6 +79,11 @@ class Mfcc(nn.Module):
     ----------
     config
         See :class:`MfccConfig`.
+
+    Raises
+    ------
+    InputError
+        If settings contradict each other.
     """
 
     mel: Tensor
@@ -85,15 +92,12 @@ class Mfcc(nn.Module):
 
     def __init__(self, config: MfccConfig) -> None:
         super().__init__()
+        _refuse_contradictions(config)
         self.config = config
         window = {"hann": torch.hann_window, "hamming": torch.hamming_window}[config.window](
             config.win_length, periodic=True, dtype=torch.float64
         )
         side = config.n_fft - config.win_length
-        if side < 0:
-            raise ValueError(
-                f"win_length {config.win_length} exceeds n_fft {config.n_fft}: enlarge n_fft"
-            )
         window = F.pad(window, (side // 2, side - side // 2))
         mel = slaney_mel_matrix(
             sample_rate=config.sample_rate,
@@ -102,12 +106,10 @@ class Mfcc(nn.Module):
             f_min_hz=config.f_min_hz,
             f_max_hz=config.f_max_hz,
         )
-        used = mel > 0
-        self._last_low_bin = 1 + int(np.flatnonzero(used[:, : config.n_mels // 2].any(1))[-1])
-        self._first_high_bin = int(np.flatnonzero(used[:, config.n_mels // 2 :].any(1))[0])
+        blocks, self._bins = _blocks(mel)
         # All three are functions of the config, so no checkpoint stores them.
         self.register_buffer("window", window.float(), persistent=False)
-        self.register_buffer("mel", torch.from_numpy(mel).float(), persistent=False)
+        self.register_buffer("mel", torch.from_numpy(blocks).float(), persistent=False)
         dct = torch.from_numpy(dct_matrix(config.n_mels, config.n_mfcc)).float()
         self.register_buffer("dct", dct, persistent=False)
 
@@ -130,57 +132,127 @@ class Mfcc(nn.Module):
 
         Raises
         ------
-        ValueError
-            With ``edge='reflect'`` if the batch mixes lengths: the mirror image of one signal would
-            run into the padding of another.
+        InputError
+            With ``edge='reflect'`` if the batch mixes lengths (the mirror image of one signal would
+            run into the padding of another) or is not longer than half an ``n_fft``.
         """
         c = self.config
         half = c.n_fft // 2
         if c.edge == "reflect":
             if bool((n_samples != waveforms.shape[1]).any()):
-                raise ValueError("edge='reflect' needs signals of one length per batch")
-            padded = F.pad(waveforms.unsqueeze(1), (half, half), mode="reflect").squeeze(1)
-        else:
-            padded = F.pad(waveforms, (half, half))
+                raise InputError(
+                    f"front_end.edge 'reflect' needs signals of one length per batch, got "
+                    f"{sorted(set(n_samples.tolist()))[:5]} samples padded to "
+                    f"{waveforms.shape[1]}: extract them one by one, or use 'zeros'"
+                )
+            if waveforms.shape[1] <= half:
+                raise InputError(
+                    f"front_end.edge 'reflect' needs more than {half} samples, got "
+                    f"{waveforms.shape[1]}: use 'zeros' for signals so short"
+                )
+            waveforms = F.pad(waveforms.unsqueeze(1), (half, half), mode="reflect").squeeze(1)
+            half = 0
         n_frames = self.n_frames(n_samples)
-        frames = padded.unfold(1, c.n_fft, c.hop_length)  # (batch, n_frames, n_fft)
-        frames = frames[:, : 1 + waveforms.shape[1] // c.hop_length]
-        if c.n_fft % c.hop_length or torch.compiler.is_exporting():
-            mel = self._mel_power(frames)  # (batch, n_frames, n_mels)
-        else:
-            # Padding is silent and a third of a typical corpus: transform only what sounds.
-            sounding = self._sounding(padded, frames.shape[1])
-            mel = frames.new_zeros(*frames.shape[:2], c.n_mels)
-            mel[sounding] = self._mel_power(frames[sounding])
+        if waveforms.device.type == "cpu" and not torch.compiler.is_exporting():
+            return self._row_by_row(waveforms, half, n_frames), n_frames
+        frames = F.pad(waveforms, (half, half)).unfold(1, c.n_fft, c.hop_length)
+        valid = torch.arange(frames.shape[1], device=frames.device) < n_frames.unsqueeze(1)
+        return self._cepstra(self._mel(self._power(frames)), valid.unsqueeze(2)), n_frames
+
+    def _row_by_row(self, waveforms: Tensor, half: int, n_frames: Tensor) -> Tensor:
+        """Transform only what sounds, in pieces that stay within a CPU core's caches.
+
+        Silence, which a fixed view adds to most utterances, gives one and the same frame. Frame 0
+        begins ``half`` samples before the waveform.
+        """
+        n_fft, hop = self.config.n_fft, self.config.hop_length
+        width = 1 + (waveforms.shape[1] + 2 * half - n_fft) // hop
+        features = waveforms.new_zeros(len(waveforms), width, self.config.n_mfcc)
+        silence = waveforms.new_zeros(1, n_fft // 2 + 1)
+        for i, (waveform, n) in enumerate(zip(waveforms, n_frames.tolist(), strict=True)):
+            begin, end = self._sounding(waveform, half, n)
+            power = [silence]
+            if end > begin:
+                start, stop = begin * hop - half, (end - 1) * hop + n_fft - half
+                stretch = F.pad(waveform, (-start, stop - len(waveform)))
+                power += map(self._power, torch.split(stretch.unfold(0, n_fft, hop), 32))
+            cepstra = self._cepstra(self._mel(torch.cat(power)))
+            features[i, :n] = cepstra[0]
+            features[i, begin:end] = cepstra[1:]
+        return features
+
+    def _sounding(self, waveform: Tensor, half: int, n_frames: int) -> tuple[int, int]:
+        """Find the range of frames that hold anything but zeros; empty, (0, 0), in silence."""
+        marks = (waveform.detach().numpy() != 0).tobytes()
+        first, last = marks.find(1), marks.rfind(1)
+        if first < 0:
+            return 0, 0
+        begin = max(0, (first + half - self.config.n_fft) // self.config.hop_length + 1)
+        return begin, min(n_frames, (last + half) // self.config.hop_length + 1)
+
+    def _power(self, frames: Tensor) -> Tensor:
+        """Power spectrum of each frame, ``(..., n_fft) -> (..., n_bins)``."""
+        # In place: a fresh tensor of this size costs more than the arithmetic.
+        squares = torch.view_as_real(torch.fft.rfft(frames * self.window)).square_()
+        return squares[..., 0] + squares[..., 1]  # eight times as fast as .sum(-1) on a CPU
+
+    def _mel(self, power: Tensor) -> Tensor:
+        """Sum power into mel bands, ``(..., n_bins) -> (..., n_mels)``."""
+        blocks = torch.split(self.mel, [n_bins for _, n_bins in self._bins])
+        bands = [
+            power.narrow(-1, first, n_bins) @ block
+            for (first, n_bins), block in zip(self._bins, blocks, strict=True)
+        ]
+        return torch.cat(bands, dim=-1)[..., : self.config.n_mels]
+
+    def _cepstra(self, mel: Tensor, valid: Tensor | None = None) -> Tensor:
+        """Mel band powers to coefficients, ``(..., n_frames, n_mels) -> (..., n_frames, n_mfcc)``.
+
+        ``valid`` ``(..., n_frames, 1)`` excludes padding from the peak and makes it zero.
+        """
         decibel = 10.0 * torch.log10(mel.clamp_min(_AMIN))
-        valid = torch.arange(mel.shape[1], device=mel.device) < n_frames.unsqueeze(1)
-        if c.top_db is not None:
-            peak = decibel.masked_fill(~valid.unsqueeze(2), -torch.inf).amax(dim=(1, 2))
-            decibel = torch.maximum(decibel, (peak - c.top_db)[:, None, None])
-        features = decibel @ self.dct  # (batch, n_frames, n_mfcc)
-        return features.masked_fill(~valid.unsqueeze(2), 0.0), n_frames
+        if self.config.top_db is not None:
+            heard = decibel if valid is None else decibel.masked_fill(~valid, -torch.inf)
+            peak = heard.amax(dim=(-2, -1), keepdim=True)
+            decibel = torch.maximum(decibel, peak - self.config.top_db)
+        cepstra = decibel @ self.dct
+        return cepstra if valid is None else cepstra.masked_fill(~valid, 0.0)
 
-    def _mel_power(self, frames: Tensor) -> Tensor:
-        """Windowed frames to mel band powers, ``(..., n_fft) -> (..., n_mels)``."""
-        squares = torch.view_as_real(torch.fft.rfft(frames * self.window)).square()
-        power = squares[..., 0] + squares[..., 1]  # eight times as fast as .sum(-1) on a CPU
-        # Each half of the bands needs only its own bins: half the arithmetic of one product.
-        low, high, n_low = self.config.n_mels // 2, self._first_high_bin, self._last_low_bin
-        return torch.cat(
-            [
-                power[..., :n_low] @ self.mel[:n_low, :low],
-                power[..., high:] @ self.mel[high:, low:],
-            ],
-            dim=-1,
-        )
 
-    def _sounding(self, padded: Tensor, n_frames: int) -> Tensor:
-        """Tell which frames hold anything but zeros, ``(batch, n_frames)``."""
-        hop = self.config.hop_length
-        per_frame = self.config.n_fft // hop
-        blocks = padded[:, : (n_frames + per_frame - 1) * hop].reshape(len(padded), -1, hop)
-        sounding: Tensor = (blocks != 0).any(-1).unfold(1, per_frame, 1).any(-1)
-        return sounding
+def _refuse_contradictions(config: MfccConfig) -> None:
+    c, half_rate = config, config.sample_rate / 2
+    f_max_hz = half_rate if c.f_max_hz is None else c.f_max_hz
+    for name, holds, expected in (
+        ("n_fft", c.n_fft % 2 == 0, "an even number"),
+        ("win_length", c.win_length <= c.n_fft, f"at most n_fft, {c.n_fft}"),
+        ("n_mfcc", c.n_mfcc <= c.n_mels, f"at most n_mels, {c.n_mels}"),
+        ("f_max_hz", f_max_hz <= half_rate, f"at most half the sample rate, {half_rate:g}"),
+        ("f_min_hz", c.f_min_hz < f_max_hz, f"less than {f_max_hz:g}"),
+    ):
+        if not holds:
+            raise InputError(f"front_end.{name} is {getattr(c, name)}, expected {expected}")
+
+
+def _blocks(mel: NDArray[np.float64]) -> tuple[NDArray[np.float64], list[tuple[int, int]]]:
+    """Cut a mel matrix into blocks of 16 bands with only the bins that feed them.
+
+    A bin feeds two bands at most: the products by blocks have an eighth of the arithmetic of the
+    whole product.
+
+    Returns
+    -------
+    blocks : (n_bins of all blocks, 16), one below the other
+    bins : (first bin, n_bins) of each block
+    """
+    width = 16
+    mel = np.pad(mel, ((0, 0), (0, -mel.shape[1] % width)))
+    blocks, bins = [], []
+    for block in np.split(mel, mel.shape[1] // width, axis=1):
+        fed = np.flatnonzero(block.any(axis=1))
+        first, n_bins = (int(fed[0]), int(fed[-1] - fed[0]) + 1) if len(fed) else (0, 1)
+        blocks.append(block[first : first + n_bins])
+        bins.append((first, n_bins))
+    return np.concatenate(blocks), bins
 
 
 def slaney_mel_matrix(

@@ -8,10 +8,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
+
+from serkit.types import InputError
 
 __all__ = ["FeatureNorm", "Normalise"]
 
@@ -21,13 +23,23 @@ _MIN_STD = 1e-5  # a constant coefficient (padding, silence) stays 0 instead of 
 
 
 class FeatureNorm(nn.Module):
-    """One of the three kinds above; padding frames stay zero."""
+    """One of the three kinds above; padding frames stay zero.
+
+    Raises
+    ------
+    InputError
+        If ``kind`` is none of them.
+    """
 
     mean: Tensor
     std: Tensor
 
     def __init__(self, kind: Normalise, n_features: int) -> None:
         super().__init__()
+        if kind not in get_args(Normalise):
+            raise InputError(
+                f"normalise is {kind!r}, expected one of {', '.join(get_args(Normalise))}"
+            )
         self.kind = kind
         if kind == "train":
             self.register_buffer("mean", torch.zeros(n_features))
@@ -44,10 +56,10 @@ class FeatureNorm(nn.Module):
         """
         if self.kind != "train":
             return
-        valid = torch.arange(features.shape[1]) < n_frames.unsqueeze(1)
+        valid = torch.arange(features.shape[1], device=features.device) < n_frames.unsqueeze(1)
         frames = features[valid].double()
         self.mean.copy_(frames.mean(0))
-        self.std.copy_(frames.std(0).clamp_min(_MIN_STD))
+        self.std.copy_(frames.std(0, correction=0).clamp_min(_MIN_STD))
 
     def forward(self, features: Tensor, n_frames: Tensor) -> Tensor:
         """Normalise ``(batch, n_frames, n_features)``."""
