@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+
+# Before numpy and torch start their threads, here and in every process a test starts: sounds and
+# networks in tests are tiny, and on a busy machine threads spend their time waiting for each other.
+for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(_name, "1")
 
 import pytest
 import soundfile
