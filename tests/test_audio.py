@@ -117,6 +117,24 @@ def test_numbers_equal_the_decoder_s_own_floats(sound, subtype):
     assert np.array_equal(load_audio(path)[0], soundfile.read(path, dtype="float32")[0])
 
 
+@pytest.mark.parametrize("n_channels", [1, 2, 8])
+@pytest.mark.parametrize("kind", ["WAV", "WAVEX", "RF64", "W64", "FLAC", "AIFF"])
+def test_16_bits_are_the_same_in_every_container(sound, n_channels, kind):
+    """Plain WAV is read without libsndfile, the others with it."""
+    path = sound("x", noise(1000, n_channels), format=kind, subtype="PCM_16")
+    expected = soundfile.read(path, dtype="float32", always_2d=True)[0]
+    for start, stop in ((0, 1000), (0, 16), (160, 320), (984, 1000)):
+        got, _ = load_audio(path, start_s=start / RATE, end_s=stop / RATE, channel="first")
+        assert np.array_equal(got, expected[start:stop, 0])
+
+
+def test_a_stray_byte_behind_the_last_sample_is_passed_over(raw):
+    data = pcm16(noise(100))
+    for extra in (b"\x01", b"\x01\x02\x03"):
+        path = raw("odd.wav", wav_bytes(data + extra, n_channels=2))
+        assert len(load_audio(path)[0]) == probe(path).n_samples == 50
+
+
 @pytest.mark.parametrize("rate", [8_000, 22_050, 44_100, 48_000, 96_000])
 def test_the_file_s_own_rate_is_kept_unless_another_is_asked_for(sound, rate):
     path = sound("x.wav", noise(rate // 2), rate)

@@ -2,8 +2,9 @@
 
 Policies, the same everywhere in serkit:
 
-* Decoding is libsndfile's (WAV of any width, a-law, mu-law, FLAC, OGG, MP3, AIFF, ...); the format
-  is recognised by content, never by suffix.
+* Decoding is libsndfile's (WAV of any width, a-law, mu-law, FLAC, OGG, MP3, AIFF, ...), except that
+  plain 16-bit WAV is read as it lies: the same numbers in less than half the time. The format is
+  recognised by content, never by suffix.
 * Samples are float32 in [-1, 1]; 8-bit and integer formats are scaled by their full range.
 * Channels are averaged, or the first is taken where a corpus recorded two microphones whose mean
   would comb-filter (EMOVO).
@@ -109,7 +110,7 @@ def probe(path: Path | str) -> AudioInfo:
     import soundfile
 
     path = os.fspath(path)
-    head = _check_head(path)
+    head, _ = _check_head(path)
     try:
         info = soundfile.info(path)
     except soundfile.LibsndfileError as error:
@@ -151,37 +152,16 @@ def load_audio(
         If the file is missing, a directory, empty, truncated, not audio, holds NaN or infinite
         samples, or the stretch lies outside it.
     """
-    import soundfile
-
     path = os.fspath(path)
-    head = _check_head(path)
-    try:
-        file = soundfile.SoundFile(path)
-    except soundfile.LibsndfileError as error:
-        raise _not_audio(path, head, error) from None
-    with file:
-        file_rate, n_declared = file.samplerate, file.frames
-        _refuse_odd_rate(path, file_rate)
-        _refuse_odd_length(path, n_declared)
-        first, stop = _stretch(path, start_s, end_s, n_declared, file_rate)
-        try:
-            if first:
-                file.seek(first)
-            samples = _decode(file, stop - first)
-        except soundfile.LibsndfileError as error:
-            raise AudioError(
-                f"{path}: damaged or truncated ({_reason(error)}); get the file again from its "
-                "source"
-            ) from None
-        slack = _MP3_SLACK if file.format == "MP3" else 0
-    if not len(samples) or len(samples) + slack < stop - first:
-        raise AudioError(
-            f"{path}: truncated: the header promises {stop - first} samples, {len(samples)} can be "
-            "decoded; get the file again from its source"
-        )
+    head, plain = _check_head(path)
+    if plain is not None:
+        first, stop = _stretch(path, start_s, end_s, plain.n_samples, plain.sample_rate)
+        samples, file_rate = plain.read(path, first, stop), plain.sample_rate
+    else:
+        samples, file_rate = _decode(path, head, start_s, end_s)
     if channel == "first":
         samples = samples[:, :1]
-    if not np.isfinite(samples).all():
+    if plain is None and not np.isfinite(samples).all():
         n_bad = int((~np.isfinite(samples)).sum())
         raise AudioError(
             f"{path}: {n_bad} of {samples.size} samples are NaN or infinite: export the file again"
@@ -278,7 +258,24 @@ def find_sound_files(root: Path) -> list[Path]:
     return sorted(found, key=lambda path: natural_key(path.as_posix()))
 
 
-def _check_head(path: str) -> bytes:
+@dataclass(frozen=True, slots=True)
+class _PlainWav:
+    """Where 16-bit samples lie in a WAV."""
+
+    at: int  # bytes
+    n_samples: int
+    n_channels: int
+    sample_rate: int
+
+    def read(self, path: str, first: int, stop: int) -> NDArray[np.float32]:
+        """Read samples as ``(n_samples, n_channels)``."""
+        n_values, at = (stop - first) * self.n_channels, self.at + 2 * first * self.n_channels
+        values = np.fromfile(path, dtype="<i2", count=n_values, offset=at)
+        samples: NDArray[np.float32] = np.multiply(values, np.float32(2**-15), dtype=np.float32)
+        return samples.reshape(-1, self.n_channels)
+
+
+def _check_head(path: str) -> tuple[bytes, _PlainWav | None]:
     """Read the first bytes of a file, which tell what it is; refuse what is cut off.
 
     libsndfile silently shortens a WAV or AIFF that holds less sound than its header declares; a
@@ -287,7 +284,8 @@ def _check_head(path: str) -> bytes:
     try:
         with open(path, "rb", buffering=0) as file:
             head = file.read(512)
-            declared, available = _declared_size(file, head)
+            form, at, declared = _find_sound(file, head)
+            available = os.fstat(file.fileno()).st_size - at
     except FileNotFoundError:
         raise AudioError(f"{path}: no such file") from None
     except IsADirectoryError:
@@ -297,31 +295,47 @@ def _check_head(path: str) -> bytes:
         raise AudioError(f"{path!r}: cannot be read ({reason})") from None
     if not head:
         raise AudioError(f"{path}: the file is empty (0 bytes): copy or export it again")
-    if available < declared < _UNKNOWN_LENGTH:
+    if at and available < declared < _UNKNOWN_LENGTH:
         raise AudioError(
             f"{path}: truncated: the header promises {declared} bytes of sound, {available} are "
             "there; get the file again from its source"
         )
-    return head
+    return head, _plain_wav(form, at, declared) if head[:4] == b"RIFF" else None
 
 
-def _declared_size(file: FileIO, head: bytes) -> tuple[int, int]:
-    """Bytes of sound that a WAV or AIFF promises and bytes from there on; else (0, 0)."""
+def _find_sound(file: FileIO, head: bytes) -> tuple[bytes, int, int]:
+    """Walk a WAV or AIFF: its format chunk, where the sound begins, the bytes it promises.
+
+    Nothing and 0 for what is not there, or for another kind of file.
+    """
     order, wanted = _CHUNKED.get((head[:4], head[8:12]), ("", b""))
-    at = 12
+    form, at = b"", 12
     while order:
-        chunk = head[at : at + 8]
-        if len(chunk) < 8:  # a long chunk of tags comes before the sound
+        chunk = head[at : at + 24]
+        if len(chunk) < 24:  # a long chunk of tags comes before the sound
             file.seek(at)
-            chunk = file.read(8)
+            chunk = file.read(24)
             if len(chunk) < 8:
                 break
-        name, length = struct.unpack(f"{order}4sI", chunk)
+        name, length = struct.unpack(f"{order}4sI", chunk[:8])
         at += 8
         if name == wanted:
-            return length, os.fstat(file.fileno()).st_size - at
+            return form, at, length
+        if name == b"fmt ":
+            form = chunk[8:]
         at += length + (length & 1)
-    return 0, 0
+    return b"", 0, 0
+
+
+def _plain_wav(form: bytes, at: int, n_bytes: int) -> _PlainWav | None:
+    """Tell from a WAV's format chunk whether the sound is plain 16-bit samples of known length."""
+    if len(form) < 16 or not 0 < n_bytes < _UNKNOWN_LENGTH:
+        return None
+    tag, n_channels, rate, _, width, bits = struct.unpack("<HHIIHH", form[:16])
+    plain = tag == 1 and bits == 16 and width == 2 * n_channels > 0 and n_bytes >= width
+    if not plain or not MIN_SAMPLE_RATE <= rate <= MAX_SAMPLE_RATE:
+        return None
+    return _PlainWav(at, n_bytes // width, n_channels, rate)
 
 
 def _stretch(
@@ -342,14 +356,37 @@ def _stretch(
     return first, stop
 
 
-def _decode(file: soundfile.SoundFile, n_samples: int) -> NDArray[np.float32]:
-    """Decode samples as ``(n_samples, n_channels)``, fewer where the file ends early."""
-    if file.subtype == "PCM_16":  # the same numbers as libsndfile's own scaling, in half the time
-        whole = file.read(n_samples, dtype="int16", always_2d=True)
-        samples: NDArray[np.float32] = np.multiply(whole, np.float32(2**-15), dtype=np.float32)
-    else:
-        samples = file.read(n_samples, dtype="float32", always_2d=True)
-    return samples
+def _decode(
+    path: str, head: bytes, start_s: float, end_s: float | None
+) -> tuple[NDArray[np.float32], int]:
+    """Decode a stretch with libsndfile, ``(n_samples, n_channels)`` and its rate."""
+    import soundfile
+
+    try:
+        file = soundfile.SoundFile(path)
+    except soundfile.LibsndfileError as error:
+        raise _not_audio(path, head, error) from None
+    with file:
+        _refuse_odd_rate(path, file.samplerate)
+        _refuse_odd_length(path, file.frames)
+        first, stop = _stretch(path, start_s, end_s, file.frames, file.samplerate)
+        try:
+            if first:
+                file.seek(first)
+            samples: NDArray[np.float32] = file.read(stop - first, "float32", always_2d=True)
+        except soundfile.LibsndfileError as error:
+            raise AudioError(
+                f"{path}: damaged or truncated ({_reason(error)}); get the file again from its "
+                "source"
+            ) from None
+        rate: int = file.samplerate
+        slack = _MP3_SLACK if file.format == "MP3" else 0
+    if not len(samples) or len(samples) + slack < stop - first:
+        raise AudioError(
+            f"{path}: truncated: the header promises {stop - first} samples, {len(samples)} can be "
+            "decoded; get the file again from its source"
+        )
+    return samples, rate
 
 
 def _mean(samples: NDArray[np.float32]) -> Waveform:
