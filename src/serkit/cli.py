@@ -83,7 +83,7 @@ def demo(
     jobs: Annotated[Optional[int], typer.Option(help="Members trained side by side.")] = None,  # noqa: UP045
     as_json: Json = False,
 ) -> None:
-    """Train, judge and use a recognizer on the embedded synthetic corpus, in about a minute."""
+    """Train, judge and use a recognizer on the embedded synthetic corpus, in two minutes."""
     from serkit.experiment.demo import run_demo
 
     with _Bars(quiet=as_json) as bars:

@@ -1,4 +1,4 @@
-"""``serkit demo``: the whole path on the embedded synthetic corpus, in about a minute.
+"""``serkit demo``: the whole path on the embedded synthetic corpus, in two minutes.
 
 Six voices speak eight sentences in four emotions; a recognizer is judged leave-one-speaker-out,
 reported, trained once more on everything, and asked about a new sentence by a new voice.
