@@ -147,7 +147,14 @@ def test_a_corpus_without_a_folder_says_where_to_put_it(tmp_path):
     with pytest.raises(ConfigError, match="no folder given: pass --corpora DIR"):
         run_experiment(config, out=tmp_path / "run")
     with pytest.raises(ConfigError, match=r"no folder 'emodb' in .*get the corpus from"):
-        run_experiment(config, out=tmp_path / "run2", corpora_dir=tmp_path)
+        run_experiment(config, out=tmp_path / "run", corpora_dir=tmp_path)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_that_cannot_be_made_is_named(tiny_experiment, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(InputError, match="cannot be written"):
+        run_experiment(load_experiment(tiny_experiment), out=tmp_path / "file" / "run", n_jobs=1)
 
 
 def test_a_broken_file_in_a_corpus_is_named_and_nothing_computed_is_lost(

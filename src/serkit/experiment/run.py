@@ -142,7 +142,7 @@ def run_experiment(
     """
     progress = progress or Quiet()
     started, began, commit = datetime.now(timezone.utc), time.monotonic(), _commit()
-    _claim(out, config, resume=resume)
+    _refuse_other_runs(out, config, resume=resume)
     part = read_experiment_corpus(config, corpora_dir=corpora_dir, progress=progress)
     progress.say(part.description["check"])
     labels = LabelSpace.of(u.label for u in part.utterances)
@@ -154,12 +154,14 @@ def run_experiment(
         features = _extract(recognizer, part.utterances, cache_dir=cache_dir, progress=progress)
     fingerprint = _fingerprint(part.utterances, features.audio_hashes)
     folds, separates = _folds(config, part)
-    write_folds_csv(folds, out / "folds.csv")
     leaks = check_leaks(
         part.utterances, folds, separates=separates, audio_hashes=features.audio_hashes
     )
-    _write_json(out / "leaks.json", {"ok": not leaks.broken} | leaks.to_dict())
     leaks.raise_if_broken()
+    # Only now is there something to go on with: a wrong folder or split leaves no run behind.
+    _begin(out, config)
+    write_folds_csv(folds, out / "folds.csv")
+    _write_json(out / "leaks.json", {"ok": True} | leaks.to_dict())
     protocol = _protocol(config, folds, leaks)
     for word in protocol["warnings"]:
         progress.say(f"this protocol is: {word}")
@@ -562,9 +564,8 @@ def _write_card(out: Path) -> None:
     (out / "model" / "README.md").write_text(model_card(run, metrics, config), encoding="utf-8")
 
 
-def _claim(out: Path, config: ExperimentConfig, *, resume: bool) -> None:
-    """Take the run folder, or refuse to mix two runs in one."""
-    resolved = config.model_dump(mode="json")
+def _refuse_other_runs(out: Path, config: ExperimentConfig, *, resume: bool) -> None:
+    """Refuse a folder that holds something else, or this run without ``resume``."""
     path = out / "config.json"
     if path.exists():
         if not resume:
@@ -576,16 +577,20 @@ def _claim(out: Path, config: ExperimentConfig, *, resume: bool) -> None:
             stored = ExperimentConfig.model_validate_json(path.read_text(encoding="utf-8"))
         except ValidationError:
             stored = None
-        if stored is None or stored.model_dump(mode="json") != resolved:
+        if stored != config:
             raise ConfigError(
                 f"{out}: holds a run of other settings: choose another --out, or resume with the "
                 "settings in its config.json"
             )
     elif out.is_file() or (out.is_dir() and any(out.iterdir())):
         raise ConfigError(f"{out}: exists and is no run folder: choose another --out")
+
+
+def _begin(out: Path, config: ExperimentConfig) -> None:
+    """Make the run folder and put the resolved experiment into it."""
     try:
         out.mkdir(parents=True, exist_ok=True)
-        _write_json(path, resolved)
+        _write_json(out / "config.json", config.model_dump(mode="json"))
     except OSError as error:
         raise InputError(f"{out}: cannot be written ({error.strerror})") from None
 
