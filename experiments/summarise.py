@@ -64,9 +64,9 @@ TAIL = """
   knowing the speaker is worth.
 * Runs shorter than the authors' are marked by their number of epochs. A shorter run bounds
   neither protocol from below nor from above; it is a shorter run.
-* The RAVDESS rows are under-trained by far: some four hundred steps, where the running statistics of
-  batch norm alone (momentum 0.99) need several hundred to settle. They show that the path works and
-  reproduce nothing yet.
+* The RAVDESS rows are under-trained by far: some four hundred steps, where the running statistics
+  of batch norm alone (momentum 0.99) need several hundred to settle. They show that the path works
+  and reproduce nothing yet.
 """
 
 
