@@ -58,7 +58,12 @@ from serkit.evaluation.report import write_report
 from serkit.experiment.author_files import AuthorCorpus, read_author_corpus
 from serkit.experiment.card import model_card
 from serkit.experiment.config import ConfigError, CorpusConfig, ExperimentConfig
-from serkit.features.cache import ExtractedFeatures, Extractor, extract_features
+from serkit.features.cache import (
+    ExtractedFeatures,
+    Extractor,
+    default_cache_dir,
+    extract_features,
+)
 from serkit.labels import LabelSpace, map_label
 from serkit.recognizer import Recognizer, RecognizerConfig
 from serkit.training.cohort import default_jobs, one_thread, run_members
@@ -265,8 +270,7 @@ def read_experiment_corpus(
     if len(parts) == 2:
         for key in ("name", "title", "licence", "citation", "check"):
             description[key] = " | ".join(str(p.description[key]) for p in parts)
-        for key in ("quirks", "speakers"):
-            description[key] = [x for p in parts for x in p.description.get(key, [])]
+        description["quirks"] = [quirk for p in parts for quirk in p.description["quirks"]]
         description["complete"] = all(p.description["complete"] for p in parts)
         description["synthetic"] = any(p.description["synthetic"] for p in parts)
     description["n_utterances"] = len(utterances)
@@ -335,18 +339,16 @@ def _find_root(key: str, config: CorpusConfig, corpora_dir: Path | None) -> Path
         root = Path(config.root).expanduser()
         return root if root.is_absolute() or corpora_dir is None else corpora_dir / root
     if key == "synthetic":
-        from serkit.features.cache import default_cache_dir
-
         return default_cache_dir() / "synthetic"
     if corpora_dir is None:
         raise ConfigError(
             f"corpus {key}: no folder given: pass --corpora DIR (a folder that holds '{key}'), set "
             "SERKIT_CORPORA, or set corpus.root"
         )
-    wanted = {name.replace("-", "").replace("_", "") for name in (key, key.upper())}
+    wanted = key.replace("_", "")
     if corpora_dir.is_dir():
         for folder in sorted(corpora_dir.iterdir()):
-            if folder.is_dir() and folder.name.replace("-", "").replace("_", "").lower() in wanted:
+            if folder.is_dir() and folder.name.replace("-", "").replace("_", "").lower() == wanted:
                 return folder
     raise ConfigError(
         f"corpus {key}: no folder '{key}' in {corpora_dir}: set corpus.root to its folder, or get "

@@ -196,7 +196,7 @@ def _fetch(
         if isinstance(found[-1], _Loaded):
             n_samples += len(found[-1].waveform)
         if n_samples > _LOADED_SAMPLES:
-            found, n_samples = [*_finish(found, extractor)], 0
+            found[:], n_samples = _finish(found, extractor), 0
     return _finish(found, extractor)
 
 
