@@ -1,4 +1,4 @@
-"""Training step of TIM-Net on a CPU: the fused form against the readable one, in one run.
+"""Training step of TIM-Net on a CPU: the compiled form against the readable one, in one run.
 
     python benchmarks/timnet_step.py [--batch 64] [--frames 188] [--repeats 7]
 
@@ -36,10 +36,10 @@ def main() -> None:
         F.cross_entropy(model(features, n_frames)["emotion"], truth).backward()
         return time.process_time() - started
 
-    forms = {"readable": TimNet(TimNetConfig()), "fused": TimNet(TimNetConfig())}
+    forms = {"readable": TimNet(TimNetConfig()), "compiled": TimNet(TimNetConfig())}
     for chain in (forms["readable"].forward_chain, forms["readable"].backward_chain):
         assert chain is not None
-        chain.fused = False
+        chain.compiled = False
     times: dict[str, list[float]] = {name: [] for name in forms}
     for repeat in range(arguments.repeats + 2):
         for name, model in forms.items():
@@ -49,7 +49,7 @@ def main() -> None:
     medians = {name: statistics.median(values) for name, values in times.items()}
     for name, seconds in medians.items():
         print(f"{name:<10} {1e3 * seconds:7.1f} ms of processor time per step")
-    print(f"ratio readable / fused: {medians['readable'] / medians['fused']:.2f}")
+    print(f"ratio readable / compiled: {medians['readable'] / medians['compiled']:.2f}")
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ Deviations, all of them off by default or without effect on the published settin
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -34,7 +35,7 @@ import torch.nn.functional as F
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
-from serkit.models.fused_tab import FusedBlock, frames_first, utterances_first
+from serkit.models import timnet_step
 from serkit.models.layers import lengths_to_mask, masked_mean, reverse_frames
 
 __all__ = ["TimNet", "TimNetConfig"]
@@ -76,14 +77,15 @@ class CausalConv(nn.Module):
         h: Tensor = self.dropout(F.relu(self.norm(self.conv(F.pad(x, (self.dilation, 0))))))
         return h
 
-    def fused_arguments(self, batch: int) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        """Give weight, gamma, beta and a fresh dropout mask as :class:`FusedBlock` takes them."""
-        keep = 1.0 - self.dropout.p
-        mask = None
-        if keep < 1.0:
-            mask = torch.empty(self.conv.out_channels, batch).bernoulli_(keep).div_(keep)
-        gamma, beta = self.norm.weight.unsqueeze(1), self.norm.bias.unsqueeze(1)
-        return self.conv.weight, gamma, beta, mask
+    def evaluation_arguments(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Give weight, scale and offset: norm and bias in one, as ``evaluate_chain`` takes them."""
+        norm = self.norm
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        assert self.conv.bias is not None
+        scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+        offset = norm.bias + (self.conv.bias - norm.running_mean) * scale
+        return self.conv.weight, scale, offset
 
     @torch.no_grad()
     def update_statistics(self, mean: Tensor, var: Tensor, n: int) -> None:
@@ -91,15 +93,15 @@ class CausalConv(nn.Module):
 
         Parameters
         ----------
-        mean, var : (n_channels, 1), of the convolution without its bias, over ``n`` positions
+        mean, var : (n_channels,), of the convolution without its bias, over ``n`` positions
         """
         norm = self.norm
-        unbiased = var.squeeze(1) * (n / max(n - 1, 1))
+        unbiased = var * (n / max(n - 1, 1))
         assert norm.running_mean is not None
         assert norm.running_var is not None
         assert norm.num_batches_tracked is not None
         assert self.conv.bias is not None
-        norm.running_mean.lerp_(mean.squeeze(1) + self.conv.bias, _MOMENTUM)
+        norm.running_mean.lerp_(mean + self.conv.bias, _MOMENTUM)
         norm.running_var.lerp_(unbiased, _MOMENTUM)
         norm.num_batches_tracked.add_(1)
 
@@ -127,8 +129,9 @@ class Chain(nn.Module):
 
     def __init__(self, config: TimNetConfig) -> None:
         super().__init__()
-        # Training on a CPU takes the same step in another form; see serkit.models.fused_tab.
-        self.fused = config.block == "tab"
+        # On a CPU the same is done by compiled code, where that is possible.
+        self.compiled = config.block == "tab"
+        self.dropout = config.dropout
         self.entry = nn.Conv1d(config.n_features, config.n_filters, 1)
         self.blocks = nn.ModuleList(
             TemporalAwareBlock(
@@ -136,41 +139,78 @@ class Chain(nn.Module):
             )
             for depth in range(config.n_scales)
         )
+        self._workspace = timnet_step.Workspace()
 
-    def forward(self, x: Tensor) -> list[Tensor]:
-        """Return every block's output, each ``(batch, n_filters, n_frames)``."""
-        if self.fused and self.training and x.device.type == "cpu":
-            return self._forward_fused(x)
-        x = self.entry(x)
-        outputs = []
+    def forward(self, features: Tensor, n_frames: Tensor) -> Tensor:
+        """Average every block's output over an utterance's valid frames.
+
+        Parameters
+        ----------
+        features : (batch, n_frames, n_features)
+        n_frames : (batch,)
+
+        Returns
+        -------
+        scales : (batch, n_scales, n_filters)
+        """
+        if self._takes_compiled_form(features):
+            return self._compiled_form(features, n_frames)
+        mask = lengths_to_mask(n_frames, features.shape[1]).unsqueeze(1)
+        return torch.stack([masked_mean(x, mask) for x in self.outputs(features)], dim=1)
+
+    def outputs(self, features: Tensor) -> Iterator[Tensor]:
+        """Yield every block's output, each ``(batch, n_filters, n_frames)``."""
+        x = self.entry(features.transpose(1, 2))
         for block in self.blocks:
             x = block(x)
-            outputs.append(x)
-        return outputs
+            yield x
 
-    def _forward_fused(self, x: Tensor) -> list[Tensor]:
-        batch, n_columns = x.shape[0], x.shape[0] * x.shape[2]
-        h = torch.addmm(
-            self.entry.bias.unsqueeze(1),  # type: ignore[union-attr]
-            self.entry.weight.squeeze(2),
-            frames_first(x),
+    def _takes_compiled_form(self, features: Tensor) -> bool:
+        return (
+            self.compiled
+            and self.training == torch.is_grad_enabled()
+            and features.device.type == "cpu"
+            and features.dtype == self.entry.weight.dtype == torch.float32
+            and not features.requires_grad
+            and timnet_step.available()
         )
-        outputs = []
+
+    def _compiled_form(self, features: Tensor, n_frames: Tensor) -> Tensor:
+        tiles, layout = timnet_step.to_tiles(features), timnet_step.Layout.of(n_frames)
+        if self.training:
+            sums, statistics = self._train_step(tiles, layout)
+            for half, (mean, var) in zip(self._halves(), statistics.flatten(0, 1), strict=True):
+                half.update_statistics(mean, var, features.shape[0] * features.shape[1])
+        else:
+            entry = (self.entry.weight, self._entry_bias)
+            halves = [half.evaluation_arguments() for half in self._halves()]
+            sums = timnet_step.evaluate_chain(tiles, layout, self._workspace, entry, halves)
+        return sums / n_frames.clamp(min=1).view(-1, 1, 1)
+
+    def _train_step(self, tiles: Tensor, layout: timnet_step.Layout) -> tuple[Tensor, Tensor]:
+        keep = 1.0 - self.dropout
+        n_tiles, _, _, n_lanes = tiles.shape
+        masks = torch.empty(len(self.blocks), 2, n_tiles, len(self._entry_bias), n_lanes)
+        masks.bernoulli_(keep).div_(keep).mul_(layout.valid.unsqueeze(1))
+        parameters = [
+            parameter
+            for half in self._halves()
+            for parameter in (half.conv.weight, half.norm.weight, half.norm.bias)
+        ]
+        step = timnet_step.ChainStep.apply
+        workspace, entry = self._workspace, (self.entry.weight, self._entry_bias)
+        sums, statistics = step(tiles, layout, masks, _EPS, workspace, *entry, *parameters)  # type: ignore[no-untyped-call]
+        return sums, statistics
+
+    @property
+    def _entry_bias(self) -> Tensor:
+        assert self.entry.bias is not None
+        return self.entry.bias
+
+    def _halves(self) -> Iterator[CausalConv]:
         for block in self.blocks:
             assert isinstance(block, TemporalAwareBlock)
-            first, second = block.first, block.second
-            h, mean1, var1, mean2, var2 = FusedBlock.apply(  # type: ignore[no-untyped-call]
-                h,
-                *first.fused_arguments(batch),
-                *second.fused_arguments(batch),
-                first.dilation * batch,
-                batch,
-                _EPS,
-            )
-            first.update_statistics(mean1, var1, n_columns)
-            second.update_statistics(mean2, var2, n_columns)
-            outputs.append(utterances_first(h, batch))
-        return outputs
+            yield from (block.first, block.second)
 
 
 class TimNet(nn.Module):
@@ -219,18 +259,13 @@ class TimNet(nn.Module):
         emotion : (batch, n_classes), logits
         embedding : (batch, n_filters), the fused vector before the classifier
         """
-        x = features.transpose(1, 2)  # (batch, n_features, n_frames)
-        mask = lengths_to_mask(n_frames, x.shape[2]).unsqueeze(1)  # (batch, 1, n_frames)
-        scales = self._pool(self.forward_chain(x), mask)  # (batch, n_scales, n_filters)
+        scales = self.forward_chain(features, n_frames)  # (batch, n_scales, n_filters)
         if self.backward_chain is not None:
-            # Not flipped back before pooling: a mean over time does not care.
-            scales = scales + self._pool(self.backward_chain(reverse_frames(x, n_frames)), mask)
+            # Not flipped back: a mean over time does not care.
+            backwards = reverse_frames(features.transpose(1, 2), n_frames).transpose(1, 2)
+            scales = scales + self.backward_chain(backwards, n_frames)
         embedding = self._fuse(scales)
         return {"emotion": self.head(embedding), "embedding": embedding}
-
-    @staticmethod
-    def _pool(outputs: list[Tensor], mask: Tensor) -> Tensor:
-        return torch.stack([masked_mean(x, mask) for x in outputs], dim=1)
 
     def _fuse(self, scales: Tensor) -> Tensor:
         """Weigh the depths, ``(batch, n_scales, n_filters) -> (batch, n_filters)``."""

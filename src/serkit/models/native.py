@@ -1,0 +1,113 @@
+"""Compiled parts: one C++ file, built for the machine it runs on, called through ctypes.
+
+A part is an accelerator and never a definition: whoever calls :func:`load_native` has a form in
+PyTorch to go on with where this returns ``None`` (no C++ compiler, or ``SERKIT_NATIVE=0``).
+
+A part is compiled at first use, in some seconds, and kept in ``~/.cache/serkit/native`` (below
+``XDG_CACHE_HOME`` where that is set) under a hash of its source, the compiler and the instruction
+set: a home folder that different machines share holds one file for each kind. The folder is this
+user's alone; one that others could write to is not used.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+__all__ = ["compiler", "load_native"]
+
+_FLAGS = (
+    *("-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast"),
+    *("-shared", "-fPIC", "-w"),
+)
+_TIMEOUT_S = 300
+
+
+def compiler() -> str | None:
+    """Path of the C++ compiler: ``CXX``, or c++, g++, clang++; ``None`` where parts are off."""
+    if os.environ.get("SERKIT_NATIVE") == "0":
+        return None
+    for name in (os.environ.get("CXX", ""), "c++", "g++", "clang++"):
+        found = shutil.which(name) if name else None
+        if found is not None:
+            return found
+    return None
+
+
+@functools.cache
+def load_native(name: str) -> ctypes.CDLL | None:
+    """Compile a part, or find it compiled, and load it.
+
+    Parameters
+    ----------
+    name
+        File name of the C++ source, beside this module.
+
+    Returns
+    -------
+    The library, or ``None`` where there is no compiler that can build it.
+    """
+    cxx = compiler()
+    if cxx is None:
+        return None
+    source = Path(__file__).parent / name
+    for target in ("-march=native", "-mcpu=native"):  # the latter is what some ARM compilers know
+        described = _describe(cxx, target)
+        if described is None:
+            continue
+        content = source.read_bytes() + described + repr(_FLAGS).encode()
+        key = hashlib.sha256(content).hexdigest()[:32]
+        library = _folder() / f"{source.stem}-{key}.so"
+        if library.exists() or _compile(cxx, target, source, library):
+            return ctypes.CDLL(str(library))
+    return None
+
+
+def _describe(cxx: str, target: str) -> bytes | None:
+    """Macros that compiler and instruction set define: they identify both."""
+    command = [cxx, target, "-x", "c++", "-E", "-dM", os.devnull]
+    try:
+        result = subprocess.run(command, capture_output=True, timeout=_TIMEOUT_S, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return result.stdout if result.returncode == 0 else None
+
+
+def _compile(cxx: str, target: str, source: Path, library: Path) -> bool:
+    """Compile under a name of this process's own, then move into place."""
+    part = library.with_suffix(f".{os.getpid()}.part")
+    command = [cxx, target, *_FLAGS, str(source), "-o", str(part)]
+    try:
+        done = subprocess.run(command, capture_output=True, timeout=_TIMEOUT_S, check=False)
+        if done.returncode:
+            return False
+        os.replace(part, library)
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    finally:
+        part.unlink(missing_ok=True)
+    return True
+
+
+@functools.cache
+def _folder() -> Path:
+    """Find a folder that only this user can write to: what lies in it is loaded as code."""
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    folder = Path(base).expanduser() / "serkit" / "native"
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        status = folder.stat()
+    except OSError:
+        return Path(tempfile.mkdtemp(prefix="serkit-native-"))
+    private = not hasattr(os, "getuid") or (
+        status.st_uid == os.getuid() and not status.st_mode & 0o022
+    )
+    if private and os.access(folder, os.W_OK):
+        return folder
+    return Path(tempfile.mkdtemp(prefix="serkit-native-"))
