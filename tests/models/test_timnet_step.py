@@ -54,7 +54,7 @@ def assert_near(ours: Tensor, theirs: Tensor, name: str, *, tolerance: float) ->
 @pytest.mark.parametrize(
     ("batch", "n_frames", "width"),
     # The largest dilation is 8: up to 8 frames the older tap sees nothing but zeros. Batches on
-    # both sides of a vector's 16 lanes; widths on both sides of every register blocking.
+    # both sides of a vector's 4 to 16 lanes; widths on both sides of every register blocking.
     [
         *((1, 50, 39), (3, 1, 39), (3, 7, 5), (3, 8, 1), (17, 9, 39)),
         *((16, 40, 16), (33, 12, 30), (5, 13, 64), (64, 31, 39)),
@@ -121,7 +121,9 @@ def test_weights_stay_together_over_fifty_steps() -> None:
         assert chain is not None
         chain.compiled = False
     models = (compiled, readable)
-    optimizers = [torch.optim.Adam(model.parameters(), 1e-3) for model in models]
+    # Not Adam: it divides by the gradient's size, so rounding of gradients near zero becomes steps of
+    # full length; the readable form in float32 and in float64 then part by 5e-4 as well.
+    optimizers = [torch.optim.SGD(model.parameters(), 0.1) for model in models]
     for _ in range(50):
         features, n_frames = torch.randn(20, 30, 39), torch.randint(5, 31, (20,))
         for model, optimizer in zip(models, optimizers, strict=True):
@@ -133,7 +135,7 @@ def test_weights_stay_together_over_fifty_steps() -> None:
     for name, ours in compiled.state_dict().items():
         if not name.endswith(cancelled):
             theirs = expected[name]
-            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4, msg=name)
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5, msg=name)
 
 
 @needs_compiler
@@ -219,12 +221,16 @@ def test_compiled_and_readable_dropout_have_the_same_statistics() -> None:
     torch.testing.assert_close(std_compiled, std_readable, rtol=0.1, atol=0)
 
 
+@needs_compiler
 def test_layout_and_back() -> None:
-    x = torch.arange(17 * 3 * 2, dtype=torch.float32).view(17, 3, 2)
+    x = 1 + torch.arange(17 * 3 * 2, dtype=torch.float32).view(17, 3, 2)
     tiles = timnet_step.to_tiles(x)
-    assert tiles.shape == (2, 3, 2, timnet_step.LANES)
-    assert torch.equal(tiles.permute(0, 3, 1, 2).reshape(-1, 3, 2)[:17], x)
-    assert not tiles[1, :, :, 1:].any()
+    n_tiles, n_frames, n_channels, n_lanes = tiles.shape
+    assert (n_tiles, n_frames, n_channels) == (-(-17 // n_lanes), 3, 2)
+    back = tiles.permute(0, 3, 1, 2).flatten(0, 1)
+    assert torch.equal(back[:17], x)
+    assert not back[17:].any()
+    assert int(timnet_step.Layout.of(torch.full((17,), 3)).valid.sum()) == 17
 
 
 # How compiled parts are found

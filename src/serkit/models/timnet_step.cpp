@@ -2,8 +2,8 @@
 //
 // The definition of the network is models/timnet.py; this file computes the same numbers. A layer
 // of 39 channels is so narrow that a framework spends most of its time carrying maps through
-// memory. Here a map is laid out as [tile][frame][channel][lane]: 16 utterances side by side in
-// the lanes of a vector, then everything of one frame, then the frames of these utterances. So
+// memory. Here a map is laid out as [tile][frame][channel][lane]: as many utterances side by side as
+// a vector has lanes, then everything of one frame, then the frames of these utterances. So
 //   * a causal two-tap convolution reads two contiguous frames and writes one, whatever its
 //     dilation, with the sums of batch norm taken while the result is in registers;
 //   * norm, ReLU, dropout and gate are recomputed where they are needed instead of stored: of each
@@ -19,24 +19,20 @@
 
 namespace {
 
-constexpr int LANES = 16;
+// A vec is one vector register. Register blocking of a product: ROWS output channels by FRAMES
+// frames (39 channels are three times 13 rows); of a kernel's gradient, a sum of outer products:
+// OUT by IN channels. Both leave registers for the factors.
+#if defined(__AVX512F__)
+constexpr int LANES = 16, ROWS = 13, FRAMES = 2, OUT = 5, IN = 5;  // 32 registers
+#elif defined(__ARM_NEON)
+constexpr int LANES = 4, ROWS = 13, FRAMES = 2, OUT = 5, IN = 5;  // 32 registers
+#elif defined(__AVX__)
+constexpr int LANES = 8, ROWS = 6, FRAMES = 2, OUT = 3, IN = 3;  // 16 registers
+#else
+constexpr int LANES = 4, ROWS = 6, FRAMES = 2, OUT = 3, IN = 3;  // 16 registers
+#endif
 typedef float vec __attribute__((vector_size(4 * LANES)));
 typedef int ivec __attribute__((vector_size(4 * LANES)));
-
-// Register blocking of a product: ROWS output channels by FRAMES frames of one vector each. With
-// 32 vector registers of 16 lanes 13 x 2 sums fit (39 channels are three such blocks); elsewhere a
-// vec takes two or four registers and 6 sums fit.
-#if defined(__AVX512F__)
-constexpr int ROWS = 13, FRAMES = 2;
-#else
-constexpr int ROWS = 6, FRAMES = 1;
-#endif
-// Register blocking of the kernel gradient, a sum of outer products.
-#if defined(__AVX512F__)
-constexpr int OUT = 5, IN = 5;
-#else
-constexpr int OUT = 2, IN = 3;
-#endif
 
 struct Size {
     long tiles, frames, channels;
@@ -313,6 +309,9 @@ void read_totals(const Work& w, float* first, float* second) {
 }  // namespace
 
 extern "C" {
+
+// Utterances in a tile.
+int serkit_lanes() { return LANES; }
 
 // How many floats of scratch the calls below need.
 long serkit_scratch(long frames, long channels, long features) {

@@ -22,18 +22,7 @@ from torch import Tensor
 
 from serkit.models.native import load_native
 
-__all__ = [
-    "LANES",
-    "ChainStep",
-    "Layout",
-    "Workspace",
-    "available",
-    "evaluate_chain",
-    "to_lanes",
-    "to_tiles",
-]
-
-LANES = 16  # utterances side by side in a vector, as in timnet_step.cpp
+__all__ = ["ChainStep", "Layout", "Workspace", "available", "evaluate_chain", "to_tiles"]
 
 _SOURCE = "timnet_step.cpp"
 
@@ -44,16 +33,25 @@ def available() -> bool:
 
 
 def to_tiles(x: Tensor) -> Tensor:
-    """Lay out ``(batch, n_frames, n_channels)`` as ``(n_tiles, n_frames, n_channels, LANES)``."""
-    batch, n_frames, n_channels = x.shape
-    n_tiles = -(-batch // LANES)
-    padded = F.pad(x, (0, 0, 0, 0, 0, n_tiles * LANES - batch))
-    return padded.view(n_tiles, LANES, n_frames, n_channels).permute(0, 2, 3, 1).contiguous()
+    """Lay out ``(batch, n_frames, n_channels)`` as ``(n_tiles, n_frames, n_channels, n_lanes)``.
+
+    A lane holds an utterance; the last tile's spare lanes hold zeros.
+    """
+    lanes = _in_lanes(x)
+    return lanes.permute(0, 2, 3, 1).contiguous()
 
 
-def to_lanes(x: Tensor) -> Tensor:
-    """Lay out numbers per utterance, ``(batch,)``, as ``(n_tiles, LANES)``; zero beyond."""
-    return F.pad(x, (0, -len(x) % LANES)).view(-1, LANES)
+def _in_lanes(x: Tensor) -> Tensor:
+    """Cut the first axis, utterances, into ``(n_tiles, n_lanes)``, with zeros at the end."""
+    n_lanes = int(_library().serkit_lanes())
+    padding = [0, 0] * (x.ndim - 1) + [0, -len(x) % n_lanes]
+    return F.pad(x, padding).view(-1, n_lanes, *x.shape[1:])
+
+
+def _library() -> ctypes.CDLL:
+    library = load_native(_SOURCE)
+    assert library is not None, "the caller asks available() first"
+    return library
 
 
 class Workspace:
@@ -83,8 +81,8 @@ class Layout:
 
     Attributes
     ----------
-    valid : (n_tiles, LANES), 1 where a lane holds an utterance
-    length : (n_tiles, LANES), int32, frames that count in the mean over time
+    valid : (n_tiles, n_lanes), 1 where a lane holds an utterance
+    length : (n_tiles, n_lanes), int32, frames that count in the mean over time
     batch
         Utterances.
     """
@@ -96,8 +94,8 @@ class Layout:
     @classmethod
     def of(cls, n_frames: Tensor) -> Layout:
         """Make the layout of utterances with so many valid frames, ``(batch,)``."""
-        valid = to_lanes(torch.ones(len(n_frames)))
-        return cls(valid, to_lanes(n_frames.to(torch.int32)).contiguous(), len(n_frames))
+        valid = _in_lanes(torch.ones(len(n_frames)))
+        return cls(valid, _in_lanes(n_frames.to(torch.int32)), len(n_frames))
 
 
 class ChainStep(torch.autograd.Function):
@@ -105,8 +103,8 @@ class ChainStep(torch.autograd.Function):
 
     ``apply(features, layout, masks, eps, workspace, entry_weight, entry_bias, *blocks)``
 
-    features : (n_tiles, n_frames, n_features, LANES)
-    masks : (n_blocks, 2, n_tiles, n_channels, LANES), inverted-dropout factors
+    features : (n_tiles, n_frames, n_features, n_lanes)
+    masks : (n_blocks, 2, n_tiles, n_channels, n_lanes), inverted-dropout factors
     entry_weight, entry_bias : (n_channels, n_features, 1), (n_channels,)
     blocks : for every block weight (n_channels, n_channels, 2), gamma (n_channels,) and beta
         (n_channels,) of its first half, then of its second; block k has dilation 2**k
@@ -142,7 +140,7 @@ class ChainStep(torch.autograd.Function):
         gamma = torch.stack(blocks[1::3]).view(n_blocks, 2, n_channels)
         beta = torch.stack(blocks[2::3]).view(n_blocks, 2, n_channels)
         norms = torch.empty(n_blocks, 2, 5, n_channels)
-        pooled = torch.empty(n_blocks, len(features), n_channels, LANES)
+        pooled = torch.empty(n_blocks, len(features), n_channels, features.shape[3])
         for k in range(n_blocks):
             affine = (gamma[k], beta[k])
             y1, y2, output = call.block_forward(
@@ -163,9 +161,8 @@ class ChainStep(torch.autograd.Function):
         call, maps = ctx.call, ctx.maps
         if not maps:
             raise RuntimeError("a chain's step can be propagated back once only")
-        n_blocks, n_channels = gamma.shape[0], gamma.shape[2]
-        lanes = F.pad(grad_pooled, (0, 0, 0, 0, 0, -len(grad_pooled) % LANES))
-        tiles = lanes.view(-1, LANES, n_blocks, n_channels).permute(2, 0, 3, 1).contiguous()
+        n_blocks = len(gamma)
+        tiles = _in_lanes(grad_pooled).permute(2, 0, 3, 1).contiguous()
         grad = call.take_map().zero_()
         inner = call.take_map()
         per_block: list[tuple[Tensor, ...]] = []
@@ -195,7 +192,7 @@ def evaluate_chain(
 
     Parameters
     ----------
-    features : (n_tiles, n_frames, n_features, LANES)
+    features : (n_tiles, n_frames, n_features, n_lanes)
     entry
         Weight (n_channels, n_features, 1) and bias (n_channels,).
     blocks
@@ -209,7 +206,7 @@ def evaluate_chain(
     n_channels = len(entry[1])
     call = _Calls(features, layout, n_channels, 0.0, workspace)
     x = call.entry_forward(features, *entry)
-    pooled = torch.empty(len(blocks) // 2, len(features), n_channels, LANES)
+    pooled = torch.empty(len(blocks) // 2, len(features), n_channels, features.shape[3])
     for k, (first, second) in enumerate(zip(blocks[0::2], blocks[1::2], strict=True)):
         scale, offset = torch.stack((first[1], second[1])), torch.stack((first[2], second[2]))
         call.block_evaluate(k, x, (first[0], second[0]), (scale, offset), pooled[k])
@@ -218,7 +215,7 @@ def evaluate_chain(
 
 
 def _per_utterance(pooled: Tensor, batch: int) -> Tensor:
-    """Turn ``(n_blocks, n_tiles, n_channels, LANES)`` into ``(batch, n_blocks, n_channels)``."""
+    """Turn ``(n_blocks, n_tiles, n_channels, n_lanes)`` into ``(batch, n_blocks, n_channels)``."""
     return pooled.permute(1, 3, 0, 2).flatten(0, 1)[:batch]
 
 
@@ -228,16 +225,16 @@ class _Calls:
     def __init__(
         self, features: Tensor, layout: Layout, n_channels: int, eps: float, workspace: Workspace
     ) -> None:
-        library = load_native(_SOURCE)
-        assert library is not None, "the caller asks available() first"
-        self.library = library
+        self.library = _library()
         self.library.serkit_scratch.restype = ctypes.c_long
         self.workspace = workspace
-        n_tiles, n_frames, n_features, _ = features.shape
-        self.shape = (n_tiles, n_frames, n_channels, LANES)
+        n_tiles, n_frames, n_features, n_lanes = features.shape
+        self.shape = (n_tiles, n_frames, n_channels, n_lanes)
         self.n_features = n_features
         self.layout, self.eps = layout, eps
-        self.scratch_size = int(library.serkit_scratch(*_longs(n_frames, n_channels, n_features)))
+        self.scratch_size = int(
+            self.library.serkit_scratch(*_longs(n_frames, n_channels, n_features))
+        )
 
     def take_map(self) -> Tensor:
         return self.workspace.take(*self.shape)
