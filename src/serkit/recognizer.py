@@ -24,6 +24,7 @@ from serkit.audio import Channel, Waveform, load_audio, require_sound, resample
 from serkit.features import build_front_end, front_end_to_dict
 from serkit.features.normalise import FeatureNorm, Normalise
 from serkit.features.views import View, WholeView, view_from_dict
+from serkit.files import replacing, write_atomically
 from serkit.labels import LabelSpace
 from serkit.models import build_model, model_to_dict
 from serkit.types import InputError, Prediction
@@ -251,12 +252,11 @@ class Recognizer(nn.Module):
         }
         weights = {name: tensor.contiguous().cpu() for name, tensor in self.state_dict().items()}
         # Weights first: a folder without config.json is not a checkpoint yet.
-        save_file(weights, folder / (WEIGHTS_FILE + ".part"))
-        os.replace(folder / (WEIGHTS_FILE + ".part"), folder / WEIGHTS_FILE)
-        (folder / CARD_FILE).write_text(card or f"# {self.config.system}\n", encoding="utf-8")
-        part = folder / (CONFIG_FILE + ".part")
-        part.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        os.replace(part, folder / CONFIG_FILE)
+        with replacing(folder / WEIGHTS_FILE) as part:
+            save_file(weights, part)
+        write_atomically(folder / CARD_FILE, card or f"# {self.config.system}\n")
+        text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
+        write_atomically(folder / CONFIG_FILE, text)
         return folder
 
 

@@ -149,24 +149,26 @@ def test_no_path_of_the_machine_is_shown(finished) -> None:
     assert str(finished.parent) not in text
 
 
+OPTIONAL = {
+    "curves.csv": "Learning curves",
+    "embeddings.npz": "Embeddings of test utterances",
+    "leaks.json": "Leak check",
+    "config.json": "Resolved configuration",
+}
+
+
 @pytest.mark.parametrize(
-    ("name", "heading"),
-    [
-        ("curves.csv", "Learning curves"),
-        ("embeddings.npz", "Embeddings of test utterances"),
-        ("leaks.json", "Leak check"),
-        ("config.json", "Resolved configuration"),
-    ],
+    "missing", [["curves.csv", "leaks.json"], ["embeddings.npz", "config.json"]]
 )
-def test_a_missing_file_is_named_and_its_section_left_out(
-    finished, tmp_path, name, heading
-) -> None:
+def test_a_missing_file_is_named_and_its_section_left_out(finished, tmp_path, missing) -> None:
     run = tmp_path / "run"
     shutil.copytree(finished, run)
-    (run / name).unlink()
+    for name in missing:
+        (run / name).unlink()
     text = write_report(run, audio=False).read_text(encoding="utf-8")
-    assert heading not in text
-    assert f"<code>{name}</code> is missing" in text
+    for name, heading in OPTIONAL.items():
+        assert (heading not in text) == (name in missing)
+        assert (f"<code>{name}</code> is missing" in text) == (name in missing)
 
 
 def test_predictions_alone_are_enough(tmp_path, table) -> None:
@@ -182,6 +184,7 @@ def test_predictions_alone_are_enough(tmp_path, table) -> None:
 
 def test_a_run_selected_on_test_shows_what_that_is_worth(tmp_path, write_toy_run) -> None:
     run = write_toy_run(tmp_path / "run", selection="best_test")
+    (run / "embeddings.npz").unlink()
     text = write_report(run, audio=False).read_text(encoding="utf-8")
     assert '<li class="badge bad">selected on test</li>' in text
     assert "Optimism of choosing the epoch on the test fold" in text
@@ -192,6 +195,7 @@ def test_a_run_selected_on_test_shows_what_that_is_worth(tmp_path, write_toy_run
 
 def test_leave_one_speaker_out_maps_each_fold_by_itself(tmp_path, write_toy_run) -> None:
     run = write_toy_run(tmp_path / "run", speakers_per_fold=1)
+    (run / "curves.csv").unlink()
     text = write_report(run, audio=False).read_text(encoding="utf-8")
     assert "6 largest folds" in text
     assert "Fold 6 (n = 45)" in text
@@ -199,6 +203,7 @@ def test_leave_one_speaker_out_maps_each_fold_by_itself(tmp_path, write_toy_run)
 
 def test_names_that_are_markup_or_mathematics_are_shown_as_written(tmp_path, toy) -> None:
     run = toy.write_toy_run(tmp_path / "run")
+    (run / "curves.csv").unlink()
     predictions = toy.toy_predictions()
     odd = {"03": "<script>alert(1)</script>", "04": "$x_1$ & $y", "05": "说话人"}
     renamed = Predictions.of(
@@ -237,6 +242,8 @@ def test_the_page_says_whether_the_system_is_too_sure(tmp_path, score, verdict) 
 
 def test_a_failed_leak_check_cannot_be_overlooked(tmp_path, write_toy_run) -> None:
     run = write_toy_run(tmp_path / "run")
+    for figure in ("curves.csv", "embeddings.npz"):
+        (run / figure).unlink()
     (run / "leaks.json").write_text('{"ok": false, "lines": ["Speaker 03 is in two parts."]}')
     text = write_report(run, audio=False).read_text(encoding="utf-8")
     assert '<li class="badge bad">leak check failed</li>' in text

@@ -8,6 +8,7 @@ import json
 import os
 import pickle
 import pickletools
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -353,9 +354,18 @@ def casia_tree(root: Path) -> Path:
     return root
 
 
-def test_an_experiment_runs_on_a_feature_file(casia, tmp_path):
-    out = tmp_path / "run"
-    run_experiment(experiment(casia), out=out, n_jobs=1)
+@pytest.fixture(scope="module")
+def casia_run(tmp_path_factory) -> tuple[ExperimentConfig, Path]:
+    """A finished run on the six classes, and its settings."""
+    folder = tmp_path_factory.mktemp("casia")
+    (folder / "TOY.npy").write_bytes(saved(toy_dict(48, n_classes=6)))
+    config = experiment(folder / "TOY.npy")
+    run_experiment(config, out=folder / "run", n_jobs=1)
+    return config, folder / "run"
+
+
+def test_an_experiment_runs_on_a_feature_file(casia_run):
+    config, out = casia_run
     run = json.loads((out / "run.json").read_text("utf-8"))
     check = run["corpus"]["check"]
     assert "casia: features from TOY.npy" in check
@@ -376,13 +386,13 @@ def test_an_experiment_runs_on_a_feature_file(casia, tmp_path):
     assert model.config.front_end["n_mfcc"] == 39
     assert model.config.channel == "mean"
     # The run goes on, or is shown again, from what its config.json says.
-    run_experiment(experiment(casia), out=out, n_jobs=1, resume=True)
+    run_experiment(config, out=out, n_jobs=1, resume=True)
 
 
-def test_a_run_begun_before_a_key_existed_can_be_resumed(casia, tmp_path):
+def test_a_run_begun_before_a_key_existed_can_be_resumed(casia_run, tmp_path):
+    config, finished = casia_run
     out = tmp_path / "run"
-    config = experiment(casia)
-    run_experiment(config, out=out, n_jobs=1)
+    shutil.copytree(finished, out)
     stored = json.loads((out / "config.json").read_text("utf-8"))
     del stored["protocol"]["n_sentence_folds"]
     (out / "config.json").write_text(json.dumps(stored), "utf-8")

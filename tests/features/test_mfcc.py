@@ -262,9 +262,9 @@ def test_one_sample_is_enough():
 @pytest.mark.parametrize("edge", ["zeros", "reflect"])
 def test_gradients_are_right(edge):
     front_end = tiny(edge=edge, top_db=None).double()
-    x = torch.randn(2, 200, dtype=torch.double, generator=torch.Generator().manual_seed(0))
+    x = torch.randn(1, 120, dtype=torch.double, generator=torch.Generator().manual_seed(0))
     x.requires_grad_()
-    assert torch.autograd.gradcheck(lambda w: front_end(w, torch.tensor([200, 200]))[0], (x,))
+    assert torch.autograd.gradcheck(lambda w: front_end(w, torch.tensor([120]))[0], (x,))
 
 
 def test_gradients_are_finite_for_padded_speech_and_silence():

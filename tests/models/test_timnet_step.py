@@ -121,7 +121,7 @@ def test_weights_stay_together_over_fifty_steps() -> None:
         assert chain is not None
         chain.compiled = False
     models = (compiled, readable)
-    # Not Adam: it divides by the gradient's size, so rounding of gradients near zero becomes steps of
+    # Not Adam: it divides by a gradient's size, so rounding of gradients near zero becomes steps of
     # full length; the readable form in float32 and in float64 then part by 5e-4 as well.
     optimizers = [torch.optim.SGD(model.parameters(), 0.1) for model in models]
     for _ in range(50):

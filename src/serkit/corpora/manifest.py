@@ -30,6 +30,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal, get_args
 
 from serkit.audio import SOUND_SUFFIXES, find_sound_files, natural_key, probe
+from serkit.files import write_atomically
 from serkit.labels import canonical_label
 from serkit.types import InputError, Utterance
 
@@ -750,13 +751,8 @@ def _write_rows(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, 
 
 
 def _write_text(path: Path, text: str) -> None:
-    """Replace a file in one step, so that a reader never meets half of it."""
+    """Replace a file in one step; refuse to write where there is no folder."""
     folder = path.absolute().parent
     if not folder.is_dir():
         raise CorpusError(f"{path}: the folder {folder} does not exist: create it first")
-    temporary = folder / f".{path.name}.{os.getpid()}.tmp"
-    try:
-        temporary.write_text(text, encoding="utf-8", newline="")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_atomically(path, text)

@@ -22,6 +22,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -29,6 +30,7 @@ import numpy as np
 
 from serkit.audio import natural_key
 from serkit.corpora.manifest import CorpusError
+from serkit.files import replacing
 from serkit.types import Fold, Utterance
 
 __all__ = [
@@ -263,7 +265,7 @@ def protocol_words(
 
 def write_folds_csv(folds: Sequence[Fold], path: Path | str) -> None:
     """Write folds as a table with the columns fold, part, id: one row per utterance and part."""
-    with open(path, "w", encoding="utf-8", newline="") as file:
+    with replacing(path) as part_path, open(part_path, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(("fold", "part", "id"))
         for fold in folds:
@@ -561,33 +563,13 @@ def _cross_corpus(utterances: Sequence[Utterance], options: SplitOptions) -> lis
 # Dev rules ------------------------------------------------------------------------------------
 
 
-def _dev_speaker(
-    cell: _Cell, index: int, options: SplitOptions
+def _dev_of_axis(
+    cell: _Cell, index: int, options: SplitOptions, *, axis: _Axis
 ) -> tuple[list[Utterance], list[Utterance]]:
-    chosen = _next_values(cell, index, "speaker", options.n_dev)
+    chosen = _next_values(cell, index, axis, options.n_dev)
     return (
-        [u for u in cell.pool if u.speaker not in chosen],
-        [u for u in cell.pool if u.speaker in chosen],
-    )
-
-
-def _dev_sentence(
-    cell: _Cell, index: int, options: SplitOptions
-) -> tuple[list[Utterance], list[Utterance]]:
-    chosen = _next_values(cell, index, "sentence", options.n_dev)
-    return (
-        [u for u in cell.pool if u.sentence not in chosen],
-        [u for u in cell.pool if u.sentence in chosen],
-    )
-
-
-def _dev_session(
-    cell: _Cell, index: int, options: SplitOptions
-) -> tuple[list[Utterance], list[Utterance]]:
-    chosen = _next_values(cell, index, "session", options.n_dev)
-    return (
-        [u for u in cell.pool if u.session not in chosen],
-        [u for u in cell.pool if u.session in chosen],
+        [u for u in cell.pool if getattr(u, axis) not in chosen],
+        [u for u in cell.pool if getattr(u, axis) in chosen],
     )
 
 
@@ -710,17 +692,17 @@ SPLITS: Mapping[str, Split] = {
 
 DEV_RULES: Mapping[str, DevRule] = {
     "speaker": DevRule(
-        carve=_dev_speaker,
+        carve=partial(_dev_of_axis, axis="speaker"),
         separates=frozenset({"speaker"}),
         summary="the next n_dev training speakers in order, alternating gender",
     ),
     "sentence": DevRule(
-        carve=_dev_sentence,
+        carve=partial(_dev_of_axis, axis="sentence"),
         separates=frozenset({"sentence"}),
         summary="the next n_dev training sentences in order",
     ),
     "session": DevRule(
-        carve=_dev_session,
+        carve=partial(_dev_of_axis, axis="session"),
         separates=frozenset({"session", "speaker"}),
         summary="the next n_dev training sessions in order",
     ),

@@ -14,8 +14,6 @@ from __future__ import annotations
 import base64
 import io
 import json
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -40,6 +38,7 @@ from serkit.evaluation.summary import (
     summary_json,
 )
 from serkit.evaluation.workbook import write_workbook
+from serkit.files import write_atomically
 from serkit.types import InputError
 
 __all__ = ["Mistake", "confident_mistakes", "write_report"]
@@ -101,10 +100,12 @@ def write_report(run_dir: Path | str, *, audio: bool = True) -> Path:
     numbers = summary_json(
         summary, run=_run_in_short(folder), optimism_rows=[asdict(row) for row in rows]
     )
-    _write_text(run_dir / "metrics.json", json.dumps(numbers, indent=1, ensure_ascii=False) + "\n")
+    text = json.dumps(numbers, indent=1, ensure_ascii=False) + "\n"
+    write_atomically(run_dir / "metrics.json", text)
     mistakes = confident_mistakes(folder.predictions, run_dir=run_dir, audio=audio)
     page = _render(folder, summary, mistakes, rows)
-    return _write_text(run_dir / "report.html", page)
+    write_atomically(run_dir / "report.html", page)
+    return run_dir / "report.html"
 
 
 def confident_mistakes(
@@ -483,17 +484,3 @@ def _duration(seconds: object) -> str:
     if hours:
         return f"{hours} h {minutes:02d} min"
     return f"{minutes} min {rest:02d} s" if minutes else f"{seconds:.1f} s"
-
-
-def _write_text(path: Path, text: str) -> Path:
-    """Write a file in one step; a reader sees the old text or the new one."""
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-        os.chmod(temporary, 0o644)  # mkstemp's 0600 would hide results from colleagues
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-    return path

@@ -13,9 +13,7 @@ text: an utterance called ``=1+1`` or ``@home`` stays what it is.
 from __future__ import annotations
 
 import math
-import os
 import re
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,9 +32,9 @@ from serkit.evaluation.predictions import Predictions
 from serkit.evaluation.runfolder import RunFolder
 from serkit.evaluation.scores import Spread
 from serkit.evaluation.summary import Summary
+from serkit.files import replacing
 
 if TYPE_CHECKING:
-    from openpyxl import Workbook
     from openpyxl.worksheet.worksheet import Worksheet
 
 __all__ = ["Sheet", "save_sheets", "sheet_name", "write_workbook"]
@@ -115,7 +113,8 @@ def save_sheets(path: Path | str, sheets: Sequence[Sheet]) -> Path:
         name = sheet_name(sheet.name, taken=taken)
         taken.add(name.lower())
         _fill(book.create_sheet(name), sheet)
-    _save(book, path)
+    with replacing(path) as part:
+        book.save(part)
     return path
 
 
@@ -324,18 +323,6 @@ def _set_text(cell: Any, text: str) -> None:
     cell.data_type = "s"
     # Keeps the cell text if somebody edits it in a spreadsheet program.
     cell.quotePrefix = text[:1] in ("=", "+", "-", "@")
-
-
-def _save(book: Workbook, path: Path) -> None:
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(descriptor)
-    try:
-        book.save(temporary)
-        os.chmod(temporary, 0o644)  # mkstemp's 0600 would hide results from colleagues
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
 
 
 def table_sheet(name: str, rows: Sequence[Mapping[str, Cell]]) -> Sheet:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from safetensors.numpy import save
 from torch import Tensor
 
 from serkit.audio import Channel, Waveform, file_sha256, load_audio, probe, waveform_sha256
+from serkit.files import write_atomically
 from serkit.types import InputError, Utterance
 
 __all__ = ["ExtractedFeatures", "Extractor", "default_cache_dir", "extract_features"]
@@ -276,15 +276,8 @@ def _transform(waveform: Waveform, extractor: Extractor) -> NDArray[np.float32]:
 
 
 def _store(path: Path, entry: _Entry) -> None:
-    """Write an entry under a name of this thread's own, then move it into place."""
-    part = path.with_suffix(f".{os.getpid()}-{threading.get_ident()}.part")
     content = save(
         {"features": entry.features},
         metadata={"audio_sha256": entry.audio_hash, "duration_s": repr(entry.duration_s)},
     )
-    try:
-        part.write_bytes(content)
-        os.replace(part, path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
+    write_atomically(path, content)
