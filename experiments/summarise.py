@@ -4,25 +4,67 @@
     python experiments/summarise.py           # write the page from experiments/results
 
 A run leaves a small JSON (scores, intervals, protocol, fingerprint, commit, settings), without
-utterances and without paths; the page is made from those files alone.
+utterances and without paths. The page and its figures are made from those files and from the
+experiment files, which say what should have been run.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import sys
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "experiments" / "results"
-PAGE = ROOT / "docs" / "results.md"
+from gap_figure import GapRow, draw_gap
 
-# What the authors report, UAR / WAR in %: random 10-fold, last of 500 epochs (their correction of
-# August 2023), and the best epoch on the test fold (the paper).
+from serkit.corpora.splits import (
+    SELECTED_ON_TEST,
+    SENTENCES_SHARED,
+    SPEAKER_DEPENDENT,
+    protocol_words,
+)
+from serkit.experiment.config import ExperimentConfig, load_experiment
+from serkit.types import InputError
+
+ROOT = Path(__file__).resolve().parents[1]
+EXPERIMENTS = ROOT / "experiments"
+RESULTS = EXPERIMENTS / "results"
+DOCS = ROOT / "docs"
+PAGE = DOCS / "results.md"
+
+# Protocols by the end of an experiment's name, from the easiest question to the hardest.
+PROTOCOLS = {
+    "published-2022": "random folds, best test epoch",
+    "published-2023": "random folds, last epoch",
+    "random-nested": "random folds, random dev part",
+    "sentence-independent": "sentence-independent",
+    "speaker-independent": "speaker-independent",
+    "speaker-and-sentence-independent": "speaker- and sentence-independent",
+}
+
+# What a step from one protocol to another takes away from the model.
+STEPS = (
+    ("random-nested", "sentence-independent", "knowing the sentence"),
+    ("random-nested", "speaker-independent", "knowing the speaker"),
+    ("random-nested", "speaker-and-sentence-independent", "knowing both"),
+)
+
+# Below this many steps the running statistics of batch norm (momentum 0.99), which a test uses,
+# still lag behind the weights.
+FEW_STEPS = 600
+
+# What the authors report, UAR / WAR in %: random 10-fold, last epoch (their correction of August
+# 2023), and the best epoch on the test fold (the paper).
 PUBLISHED = {
     "emodb": {"published-2023": (89.19, 90.28), "published-2022": (95.17, 95.70)},
     "ravdess": {"published-2023": (90.04, 90.07), "published-2022": (91.93, 92.08)},
+}
+PUBLISHED_EPOCHS = {"published-2023": "500", "published-2022": "300 to 500"}
+PUBLISHED_WORDS = {
+    "published-2023": [SPEAKER_DEPENDENT],
+    "published-2022": [SPEAKER_DEPENDENT, SELECTED_ON_TEST],
 }
 
 # What others report under a speaker-independent protocol: who, protocol, UAR in %.
@@ -53,20 +95,22 @@ UAR (UA) is the mean of the class recalls, WAR (WA) the accuracy, both pooled ov
 averaged over seeds, in percent; ± is the standard deviation over seeds; the interval is a 95 %
 bootstrap over speakers; ECE is the expected calibration error. Nothing was tuned on these test
 parts: settings are the authors', and the epoch is chosen as the protocol says.
+
+The **generalisation gap** of a system on a corpus is what its score loses from one protocol to the
+next stricter one. Protocols stand in that order, in the tables and in the figures.
 """
 
 TAIL = """
 ## How to read this
 
-* The rows marked **speaker-dependent** put every speaker (and every sentence) into training and
-  test. They exist to be compared with the publication, not to be quoted as performance.
-* The difference between the two protocols on one corpus is not an error of one of them: it is what
-  knowing the speaker is worth.
+* The rows marked **speaker-dependent** put every speaker into training and test, and every sentence
+  too unless they are called sentence-independent. They exist to be compared with the publication
+  and with the stricter rows, not to be quoted as performance.
+* The difference between two protocols on one corpus is not an error of one of them: it is what
+  knowing the speaker, or the sentence, is worth. Part of it is that a stricter protocol leaves less
+  to train on: where neither speakers nor sentences are shared, about a third of the corpus.
 * Runs shorter than the authors' are marked by their number of epochs. A shorter run bounds
   neither protocol from below nor from above; it is a shorter run.
-* The RAVDESS rows are under-trained by far: some four hundred steps, where the running statistics
-  of batch norm alone (momentum 0.99) need several hundred to settle. They show that the path works
-  and reproduce nothing yet.
 """
 
 
@@ -97,6 +141,7 @@ def keep(run: Path) -> None:
         "pooled": metrics["pooled"],
         "fold_mean": metrics["fold_mean"],
         "intervals": metrics["intervals"],
+        "per_seed": [{k: s[k] for k in ("seed", "uar", "war")} for s in metrics["per_seed"]],
         "majority_baseline": metrics["majority_baseline"],
         "expected_calibration_error": metrics["expected_calibration_error"],
         "per_class": metrics["per_class"],
@@ -108,58 +153,115 @@ def keep(run: Path) -> None:
     path.write_text(json.dumps(kept, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """An experiment file, with the result that was kept of it, if any."""
+
+    protocol: str
+    config: ExperimentConfig
+    result: dict[str, Any] | None
+
+    @property
+    def words(self) -> list[str]:
+        """Warning words, without the one that all protocols but the strictest carry."""
+        p = self.config.protocol
+        words = (
+            self.result["protocol"]["warnings"] if self.result else protocol_words(p.split, p.dev)
+        )
+        return [w for w in words if w != SENTENCES_SHARED]
+
+    @property
+    def epochs(self) -> int:
+        """How long was trained at most or, without a result, is to be."""
+        return self.result["protocol"]["epochs"] if self.result else self.config.training.epochs
+
+    @property
+    def overtaken(self) -> str:
+        """Say by what the result differs from the experiment file of today; often nothing."""
+        if self.result is None:
+            return ""
+        asked = []
+        if self.epochs != self.config.training.epochs:
+            asked.append(f"{self.config.training.epochs} epochs")
+        if tuple(self.result["seeds"]) != self.config.seeds:
+            asked.append(_count(len(self.config.seeds), "seed"))
+        return f"the file now asks for {' and '.join(asked)}" if asked else ""
+
+
+def read_claims() -> dict[tuple[str, str], list[Claim]]:
+    """Read the experiments with their results: (folder, corpus) -> claims as PROTOCOLS orders them.
+
+    Corpora of which no experiment has a result are left out.
+    """
+    claims: dict[tuple[str, str], list[Claim]] = {}
+    for path in sorted(EXPERIMENTS.glob("*/*.toml")):
+        config = load_experiment(path)
+        system, corpus = path.parent.name, str(config.corpus.name)
+        kept = RESULTS / f"{config.name}.json"
+        result = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else None
+        protocol = config.name.removeprefix(f"{system}-{corpus}-")
+        if protocol not in PROTOCOLS:
+            raise InputError(
+                f"{path}: protocol '{protocol}' has no place in PROTOCOLS: give it one"
+            )
+        claims.setdefault((system, corpus), []).append(Claim(protocol, config, result))
+    for found in claims.values():
+        found.sort(key=lambda claim: list(PROTOCOLS).index(claim.protocol))
+    return {key: found for key, found in claims.items() if _results(found)}
+
+
 def page() -> str:
     """Write the page from the kept results."""
-    results = [json.loads(p.read_text(encoding="utf-8")) for p in sorted(RESULTS.glob("*.json"))]
+    claims = read_claims()
+    results = [result for found in claims.values() for result in _results(found)]
     parts = [HEAD]
-    for system in sorted({r["system"] for r in results}):
-        for corpus in sorted({r["corpus"]["name"] for r in results if r["system"] == system}):
-            rows = [r for r in results if r["system"] == system and r["corpus"]["name"] == corpus]
-            parts.append(_section(system, corpus, rows))
-    parts.append(_reproduction(results))
-    parts.append(TAIL)
+    parts += [_section(*key, found) for key, found in claims.items()]
+    parts.append(_reproduction(sorted(results, key=lambda r: r["name"])))
+    parts.append(TAIL + _under_trained(results))
     return "\n".join(parts)
 
 
-def _section(system: str, corpus: str, rows: list[dict[str, Any]]) -> str:
-    about = rows[0]["corpus"]
+def figures() -> dict[str, str]:
+    """Draw the gap of every system and corpus: name of the file in docs -> SVG."""
+    return {_figure_name(*key): _figure(key[1], found) for key, found in read_claims().items()}
+
+
+def _section(system: str, corpus: str, claims: list[Claim]) -> str:
+    first = _results(claims)[0]
+    about = first["corpus"]
     lines = [
-        f"## {system} on {about['title']}",
+        f"## {first['system']} on {about['title']}",
         "",
         f"{about['n_utterances']} utterances, {about['n_speakers']} speakers, "
-        f"{len(rows[0]['labels'])} classes; {rows[0]['n_parameters']:,} parameters.",
+        f"{len(first['labels'])} classes; {first['n_parameters']:,} parameters.",
+        "",
+        f"![UAR of {first['system']} by protocol]({_figure_name(system, corpus)})",
         "",
         "| experiment | protocol | epochs | seeds | UAR | interval | WAR | interval | ECE |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    lines += [_row(r) for r in sorted(rows, key=lambda r: -r["pooled"]["uar"]["mean"])]
-    baseline = rows[0]["majority_baseline"]
+    lines += [_row(claim) for claim in claims]
+    baseline = first["majority_baseline"]
     lines.append(
         f"| always *{baseline['label']}* | | | | {100 * baseline['uar']:.1f} | "
         f"| {100 * baseline['war']:.1f} | | |"
     )
-    published = PUBLISHED.get(corpus, {})
-    for name, (uar, war) in published.items():
-        words = "speaker-dependent" + (", selected on test" if name.endswith("2022") else "")
-        epochs = "500" if name.endswith("2023") else "300 to 500"
+    for name, (uar, war) in PUBLISHED.get(corpus, {}).items():
         lines.append(
-            f"| *the authors, {name}* | random 10-fold: **{words}** | {epochs} | 1 "
-            f"| *{uar}* | not given | *{war}* | not given | |"
+            f"| *the authors, {name}* | random 10-fold: **{', '.join(PUBLISHED_WORDS[name])}** | "
+            f"{PUBLISHED_EPOCHS[name]} | 1 | *{uar}* | not given | *{war}* | not given | |"
         )
     if corpus in OTHERS:
         who, protocol, other = OTHERS[corpus]
         lines.append(f"| *{who}* | {protocol} | | | *{other}* | not given | | | |")
-    return "\n".join([*lines, ""])
+    return "\n".join([*lines, "", "The gap, in points of UAR:", "", *_gap(claims), ""])
 
 
-def _row(r: dict[str, Any]) -> str:
-    p = r["protocol"]
-    words = [w for w in p["warnings"] if w != "sentences shared"]
-    split = p["split"].replace("_", "-")
-    if p["split"] in ("speaker_folds", "random_folds", "sentence_folds"):
-        split = f"{p['n_folds']} {split}"
-    kind = f"{split}; epoch: {p['selection'].replace('_', ' ')}"
-    kind += f": **{', '.join(words)}**" if words else ", speaker-independent"
+def _row(claim: Claim) -> str:
+    experiment = f"[{claim.config.name}](../{_file(claim.config.name)}) | {_kind(claim)}"
+    r = claim.result
+    if r is None:
+        return f"| {experiment} | {claim.epochs} | | *not run yet* | | | | |"
 
     def cell(metric: str) -> str:
         pooled, sd = r["pooled"][metric]["mean"], r["pooled"][metric]["sd"]
@@ -169,11 +271,118 @@ def _row(r: dict[str, Any]) -> str:
         i = r["intervals"][metric]
         return f"{100 * i['low']:.1f} to {100 * i['high']:.1f}"
 
+    overtaken = f" ({claim.overtaken})" if claim.overtaken else ""
     return (
-        f"| [{r['name']}](../{_file(r['name'])}) | {kind} | {p['epochs']} | {len(r['seeds'])} | "
+        f"| {experiment} | {claim.epochs}{overtaken} | {len(r['seeds'])} | "
         f"{cell('uar')} | {interval('uar')} | {cell('war')} | {interval('war')} | "
         f"{100 * r['expected_calibration_error']:.1f} |"
     )
+
+
+def _kind(claim: Claim) -> str:
+    """Name split and choice of the epoch, with the words."""
+    protocol = claim.config.protocol
+    split = protocol.split.replace("_", "-")
+    selection = claim.config.training.select
+    if claim.result is not None:
+        ran = claim.result["protocol"]
+        selection = ran["selection"]
+        if not protocol.split.startswith("leave_one"):
+            split = f"{split}, {ran['n_folds']} folds"
+    independent = "" if SPEAKER_DEPENDENT in claim.words else ", speaker-independent"
+    words = f": **{', '.join(claim.words)}**" if claim.words else ""
+    return f"{split}{independent}; epoch: {selection.replace('_', ' ')}{words}"
+
+
+def _gap(claims: list[Claim]) -> list[str]:
+    """Say what each step to a stricter protocol costs, where both ends were trained alike."""
+    by_protocol = {claim.protocol: claim for claim in claims}
+    lines = []
+    for easier, stricter, what in STEPS:
+        ends = [by_protocol[name] for name in (easier, stricter) if name in by_protocol]
+        results = _results(ends)
+        step = f"* {what} (*{PROTOCOLS[easier]}* to *{PROTOCOLS[stricter]}*):"
+        if len(results) < 2:
+            lines.append(f"{step} not known yet.")
+        elif ends[0].epochs != ends[1].epochs:
+            lines.append(
+                f"{step} not told by runs of {ends[0].epochs} and {ends[1].epochs} epochs."
+            )
+        else:
+            above, below = (100 * result["pooled"]["uar"]["mean"] for result in results)
+            lines.append(f"{step} **{above - below:.1f}**, from {above:.1f} to {below:.1f}.")
+    return lines
+
+
+def _figure_name(system: str, corpus: str) -> str:
+    return f"gap-{system}-{corpus}.svg"
+
+
+def _figure(corpus: str, claims: list[Claim]) -> str:
+    """Draw every protocol of a corpus: ours, the authors', and those that are not run yet."""
+    by_protocol = {claim.protocol: claim for claim in claims}
+    published = PUBLISHED.get(corpus, {})
+    first = _results(claims)[0]
+    return draw_gap(
+        [
+            _gap_row(protocol, by_protocol.get(protocol), published.get(protocol))
+            for protocol in PROTOCOLS
+            if protocol in by_protocol or protocol in published
+        ],
+        title=f"{first['system']} on {first['corpus']['title']}",
+        chance=100 * first["majority_baseline"]["uar"],
+    )
+
+
+def _gap_row(protocol: str, claim: Claim | None, published: tuple[float, float] | None) -> GapRow:
+    words = PUBLISHED_WORDS[protocol] if claim is None else claim.words
+    row = GapRow(
+        name=PROTOCOLS[protocol],
+        detail="the authors alone" if claim is None else "not run yet",
+        words=", ".join(w for w in words if w in (SPEAKER_DEPENDENT, SELECTED_ON_TEST)),
+        authors=published and published[0],
+        authors_detail=f"{PUBLISHED_EPOCHS[protocol]} epochs" if published else "",
+    )
+    if claim is None or claim.result is None:
+        return row
+    r = claim.result
+    pooled, interval = r["pooled"]["uar"]["mean"], r["intervals"]["uar"]
+    # The first results were kept without the values per seed; one seed is its own mean.
+    seeds = r.get("per_seed", [{"uar": pooled}] if len(r["seeds"]) == 1 else [])
+    return replace(
+        row,
+        detail=f"{claim.epochs} epochs, {_count(len(r['seeds']), 'seed')}",
+        mean=100 * pooled,
+        low=100 * interval["low"],
+        high=100 * interval["high"],
+        seeds=tuple(100 * seed["uar"] for seed in seeds),
+    )
+
+
+def _under_trained(results: list[dict[str, Any]]) -> str:
+    """Name the runs of few training steps; the dev part, which is not counted, makes them fewer."""
+    few = []
+    for r in results:
+        protocol, training = r["protocol"], r["config"]["training"]
+        n_train = r["corpus"]["n_utterances"] * (1 - 1 / protocol["n_folds"])
+        n_steps = protocol["epochs"] * math.ceil(n_train / training["batch_size"])
+        if n_steps < FEW_STEPS:
+            few.append(f"{r['name']} (at most {n_steps} steps)")
+    if not few:
+        return ""
+    return (
+        f"* Under-trained by far: {', '.join(few)}. The running statistics of batch norm alone "
+        "(momentum 0.99) need several hundred steps. These rows show that the path works and "
+        "reproduce nothing yet.\n"
+    )
+
+
+def _results(claims: list[Claim]) -> list[dict[str, Any]]:
+    return [claim.result for claim in claims if claim.result is not None]
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}" + ("" if number == 1 else "s")
 
 
 def _file(name: str) -> str:
@@ -203,6 +412,8 @@ def main() -> None:
     for run in sys.argv[1:]:
         keep(Path(run))
     PAGE.write_text(page(), encoding="utf-8")
+    for name, svg in figures().items():
+        (DOCS / name).write_text(svg, encoding="utf-8")
     print(f"{PAGE.relative_to(ROOT)}: {len(list(RESULTS.glob('*.json')))} results")
 
 
