@@ -289,6 +289,21 @@ def test_bad_arguments_are_one_line(serkit, tone_run, tmp_path):
     assert "expected one of" in error_line(serkit("prepare", "folder", tmp_path, "--format", "xml"))
 
 
+def test_bad_limits_are_one_line(serkit, tiny_experiment, tmp_path):
+    train = ("train", tiny_experiment, "--out", tmp_path / "run", "--set", "training.epochs=1")
+    assert "expected an amount such as 8GiB" in error_line(serkit(*train, "--memory", "lots"))
+    assert not (tmp_path / "run").exists()
+    assert "leave out --memory" in error_line(serkit(*train, "--memory", "8GiB", "--no-cohort"))
+    assert "jobs" in error_line(serkit(*train, "--jobs", 0))
+    line = error_line(serkit(*train, "--memory", "1MiB"))
+    assert "one member needs" in line
+    assert "the limit is 1 MiB" in line
+    # What failed for want of memory goes on with more of it.
+    code, _, err = serkit(*train, "--resume", "--no-cohort", "--set", "refit=true")
+    assert code == 0
+    assert "plan: 4 members, one by one in this process" in err
+
+
 def test_bad_tables_and_runs_are_one_line(serkit, tmp_path):
     table = tmp_path / "p.csv"
     table.write_text("id,truth\na,sad\n")

@@ -37,6 +37,13 @@ CorporaDir = Annotated[
     typer.Option("--corpora", envvar="SERKIT_CORPORA", help="Folder that holds the corpora."),
 ]
 
+Jobs = Annotated[
+    Optional[int],  # noqa: UP045
+    typer.Option(
+        min=1, help="Members (a fold with a seed) trained side by side. Default: one per core."
+    ),
+]
+
 
 def main() -> None:
     """Run the command and turn errors into exit codes."""
@@ -80,7 +87,7 @@ def main() -> None:
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Run folder.")] = Path("demo"),
-    jobs: Annotated[Optional[int], typer.Option(help="Members trained side by side.")] = None,  # noqa: UP045
+    jobs: Jobs = None,
     as_json: Json = False,
 ) -> None:
     """Train, judge and use a recognizer on the embedded synthetic corpus, in two minutes."""
@@ -167,7 +174,18 @@ def train(
     corpora_dir: CorporaDir = None,
     out: Annotated[Optional[Path], typer.Option(help="Run folder.")] = None,  # noqa: UP045
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a stopped run.")] = False,
-    jobs: Annotated[Optional[int], typer.Option(help="Members trained side by side.")] = None,  # noqa: UP045
+    jobs: Jobs = None,
+    memory: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            help="Memory limit, such as 8GiB or 500MiB; on a GPU, of its memory. Default: most of "
+            "what is free."
+        ),
+    ] = None,
+    no_cohort: Annotated[
+        bool,
+        typer.Option("--no-cohort", help="Train one member after the other, in this process."),
+    ] = False,
     folds: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(help="folds.csv of another run, instead of the experiment's split."),
@@ -194,7 +212,9 @@ def train(
         settings.append(f"protocol.folds_file={json.dumps(str(folds))}")
     config = load_experiment(experiment, overrides=settings)
     from serkit.experiment.run import run_experiment
+    from serkit.training.memory import parse_size
 
+    limit = None if memory is None else parse_size(memory)
     with _Bars(quiet=as_json) as bars:
         report_path = run_experiment(
             config,
@@ -202,6 +222,8 @@ def train(
             corpora_dir=corpora_dir,
             resume=resume,
             n_jobs=jobs,
+            memory=limit,
+            cohort=not no_cohort,
             progress=bars,
         )
     metrics = json.loads((report_path.parent / "metrics.json").read_text(encoding="utf-8"))

@@ -11,9 +11,11 @@ import time
 import pytest
 
 import serkit
+from serkit.corpora.leaks import check_leaks
 from serkit.corpora.splits import read_folds_csv
 from serkit.experiment.config import ConfigError, load_experiment
-from serkit.experiment.run import run_experiment
+from serkit.experiment.run import Quiet, run_experiment
+from serkit.training.lock import FolderLock
 from serkit.types import InputError
 from tests_support import RATE, tone
 
@@ -26,6 +28,7 @@ def rows(path):
 def test_the_run_folder_holds_what_it_promises(tone_run):
     names = {path.name for path in tone_run.iterdir()}
     assert names == {
+        ".lock",
         "config.json",
         "curves.csv",
         "embeddings.npz",
@@ -173,6 +176,78 @@ def test_a_broken_file_in_a_corpus_is_named_and_nothing_computed_is_lost(
     with pytest.raises(InputError, match=r"sad-dee-3.wav: truncated"):
         run_experiment(config, out=tmp_path / "run", n_jobs=1, cache_dir=cache)
     assert len(list(cache.rglob("*.safetensors"))) == 31
+
+
+def test_a_second_process_in_a_run_folder_is_told(tiny_experiment, tmp_path):
+    config = load_experiment(tiny_experiment, overrides=["training.epochs=1", "refit=false"])
+    out = tmp_path / "run"
+    run_experiment(config, out=out, n_jobs=1)
+    with FolderLock(out) as other:
+        other.take()
+        with pytest.raises(InputError, match="another serkit is at work in this run folder"):
+            run_experiment(config, out=out, resume=True, n_jobs=1)
+    run_experiment(config, out=out, resume=True, n_jobs=1)
+
+
+def test_a_new_folder_that_another_process_took_meanwhile_is_left_to_it(
+    tiny_experiment, tmp_path, monkeypatch
+):
+    config = load_experiment(tiny_experiment, overrides=["training.epochs=1"])
+    out = tmp_path / "run"
+
+    def check_while_another_begins(*arguments, **settings):
+        out.mkdir()
+        (out / "config.json").write_text("{}")
+        return check_leaks(*arguments, **settings)
+
+    monkeypatch.setattr("serkit.experiment.run.check_leaks", check_while_another_begins)
+    with pytest.raises(ConfigError, match="holds a run already"):
+        run_experiment(config, out=out, n_jobs=1)
+
+
+class Killed(Exception):  # noqa: N818
+    """Stands for the end of the process in the middle of a run."""
+
+
+class KilledInTraining(Quiet):
+    def stage(self, text, total):
+        self.training = text.startswith("training 4 members")
+
+    def advance(self, done):
+        if self.training and done >= 2:
+            raise Killed
+
+
+def test_the_duration_of_a_run_is_that_of_all_its_sittings(tiny_experiment, tmp_path, monkeypatch):
+    config = load_experiment(tiny_experiment, overrides=["training.epochs=3", "refit=false"])
+    out = tmp_path / "run"
+    clock = {"now": 0.0, "tick": 100.0}
+
+    def monotonic():
+        clock["now"] += clock["tick"]
+        return clock["now"]
+
+    monkeypatch.setattr("serkit.experiment.run.time.monotonic", monotonic)
+    with pytest.raises(Killed):
+        run_experiment(config, out=out, n_jobs=1, progress=KilledInTraining())
+    clock["tick"] = 0.0
+    run_experiment(config, out=out, resume=True, n_jobs=1)
+    first = json.loads((out / "run.json").read_text())["duration_s"]
+    assert first >= 100
+    run_experiment(config, out=out, resume=True, n_jobs=1)  # a finished run, shown again
+    assert json.loads((out / "run.json").read_text())["duration_s"] == first
+
+
+def test_a_run_in_processes_keeps_its_plan(tiny_experiment, tmp_path):
+    config = load_experiment(tiny_experiment, overrides=["training.epochs=1", "refit=false"])
+    out = tmp_path / "run"
+    run_experiment(config, out=out, n_jobs=2, memory=64 * 2**30)
+    plan = json.loads((out / "run.json").read_text())["plan"]
+    assert (plan["engine"], plan["n_members"], plan["n_at_once"], plan["n_waves"]) == (
+        *("processes", 4),
+        *(2, 2),
+    )
+    assert 0 < plan["member_bytes"] < plan["peak_bytes"] < plan["budget_bytes"] == 64 * 2**30
 
 
 def serkit_train(experiment, out, *more) -> list[str]:

@@ -195,8 +195,3 @@ def test_derived_seeds_differ_by_every_part():
     seeds = {derive_seed(*parts) for parts in [(1, "a"), (1, "b"), (2, "a"), ("1", "a", 0)]}
     assert len(seeds) == 4
     assert all(0 <= seed < 2**63 for seed in seeds)
-
-
-def test_examples_refuse_tensors_of_other_length():
-    with pytest.raises(ValueError, match="one per id"):
-        Examples(("a",), {"features": torch.zeros(2, 1, 1)})

@@ -11,8 +11,8 @@ def test_terms_are_weighted_and_summed():
     terms = [Term(), Term(output="rate", target="rate", loss="mse", weight=0.5)]
     loss, parts = total_loss(outputs, batch, terms)
     expected = F.cross_entropy(outputs["emotion"], batch["emotion"]).item()
-    assert parts["emotion/cross_entropy"] == pytest.approx(expected)
-    assert parts["rate/mse"] == pytest.approx(0.5)
+    assert parts["emotion/cross_entropy"].item() == pytest.approx(expected)
+    assert parts["rate/mse"].item() == pytest.approx(0.5)
     assert loss.item() == pytest.approx(expected + 0.25)
 
 

@@ -17,6 +17,7 @@ The run folder::
     run.json          what, on what, under which protocol, with which software
     report.html, results.xlsx, metrics.json
     model/            the recognizer trained on everything
+    .lock             held by the process that works here
 """
 
 from __future__ import annotations
@@ -64,12 +65,17 @@ from serkit.features.cache import (
     default_cache_dir,
     extract_features,
 )
+from serkit.files import write_atomically
 from serkit.labels import LabelSpace, map_label
 from serkit.recognizer import Recognizer, RecognizerConfig
-from serkit.training.cohort import default_jobs, one_thread, run_members
+from serkit.training.cohort import Resources, train_cohort
 from serkit.training.data import derive_seed, read_data, write_data
-from serkit.training.loop import LOG_FILE, fit
-from serkit.training.member import Member, member_outputs, train_member
+from serkit.training.lock import LOCK_FILE, FolderLock
+from serkit.training.loop import fit
+from serkit.training.member import Member, member_outputs
+from serkit.training.plan import Plan
+from serkit.training.record import LOG_FILE
+from serkit.training.workers import one_thread
 from serkit.types import Fold, InputError, Utterance
 
 __all__ = ["CorpusPart", "Progress", "read_experiment_corpus", "run_experiment"]
@@ -120,6 +126,8 @@ def run_experiment(
     corpora_dir: Path | None = None,
     resume: bool = False,
     n_jobs: int | None = None,
+    memory: int | None = None,
+    cohort: bool = True,
     cache_dir: Path | None = None,
     progress: Progress | None = None,
 ) -> Path:
@@ -131,8 +139,9 @@ def run_experiment(
         The run folder. It must not hold a run, unless ``resume`` is set and it holds this one.
     corpora_dir
         Folder below which corpora are looked for.
-    n_jobs
-        Members trained side by side; default: one per core.
+    n_jobs, memory, cohort
+        Members trained side by side, bytes of memory they may take, and whether they are trained
+        side by side at all; see :class:`serkit.training.cohort.Resources`.
     cache_dir
         Feature cache; default ``SERKIT_CACHE`` or ``~/.cache/serkit``.
 
@@ -143,11 +152,39 @@ def run_experiment(
     Raises
     ------
     InputError
-        If the experiment, the corpus or the run folder cannot be used.
+        If the experiment, the corpus or the run folder cannot be used, or another process runs in
+        the folder.
     """
     progress = progress or Quiet()
-    started, began, commit = datetime.now(timezone.utc), time.monotonic(), _commit()
+    resources = Resources(n_jobs=n_jobs, memory=memory, cohort=cohort)
     _refuse_other_runs(out, config, resume=resume)
+    with FolderLock(out) as lock:
+        if (out / "config.json").exists():
+            lock.take()
+        return _run(
+            config,
+            out,
+            lock=lock,
+            resume=resume,
+            corpora_dir=corpora_dir,
+            resources=resources,
+            cache_dir=cache_dir,
+            progress=progress,
+        )
+
+
+def _run(
+    config: ExperimentConfig,
+    out: Path,
+    *,
+    lock: FolderLock,
+    resume: bool,
+    corpora_dir: Path | None,
+    resources: Resources,
+    cache_dir: Path | None,
+    progress: Progress,
+) -> Path:
+    started, stopwatch, commit = datetime.now(timezone.utc), _Stopwatch(out), _commit()
     part = read_experiment_corpus(config, corpora_dir=corpora_dir, progress=progress)
     progress.say(part.description["check"])
     labels = LabelSpace.of(u.label for u in part.utterances)
@@ -164,7 +201,7 @@ def run_experiment(
     )
     leaks.raise_if_broken()
     # Only now is there something to go on with: a wrong folder or split leaves no run behind.
-    _begin(out, config)
+    _begin(out, config, lock, resume=resume)
     write_folds_csv(folds, out / "folds.csv")
     _write_json(out / "leaks.json", {"ok": True} | leaks.to_dict())
     protocol = _protocol(config, folds, leaks)
@@ -187,6 +224,9 @@ def run_experiment(
         n_frames=features.n_frames,
         emotion=np.array([labels.index(str(u.label)) for u in part.utterances], dtype=np.int64),
     )
+    # The members map the features from the file; a second copy here would cost memory to no end.
+    del features
+    part = replace(part, authors=None)
     members = [
         Member(
             recognizer_config,
@@ -200,9 +240,7 @@ def run_experiment(
         for seed in config.seeds
         for fold in folds
     ]
-    _train(
-        members, n_jobs=n_jobs or default_jobs(), epochs=config.training.epochs, progress=progress
-    )
+    plan = _train(members, resources, stopwatch=stopwatch, progress=progress)
     _collect(out, members, part.utterances, labels)
     _write_json(
         out / "run.json",
@@ -218,7 +256,8 @@ def run_experiment(
             "seeds": list(config.seeds),
             "commit": commit,
             "started": started.isoformat(timespec="seconds"),
-            "duration_s": round(time.monotonic() - began, 1),
+            "duration_s": round(stopwatch.seconds, 1),
+            "plan": plan.to_dict(),
             "machine": _machine(),
             "packages": _packages(),
         },
@@ -452,15 +491,47 @@ def _protocol(config: ExperimentConfig, folds: Sequence[Fold], leaks: LeakReport
     }
 
 
-def _train(members: Sequence[Member], *, n_jobs: int, epochs: int, progress: Progress) -> None:
+def _train(
+    members: Sequence[Member],
+    resources: Resources,
+    *,
+    stopwatch: _Stopwatch,
+    progress: Progress,
+) -> Plan:
+    epochs = members[0].training.epochs
     progress.stage(f"training {len(members)} members", len(members) * epochs)
     done: dict[str, int] = {}
 
     def hear(name: str, row: dict[str, Any]) -> None:
         done[name] = epochs if row.get("finished") else row["epoch"]
         progress.advance(sum(done.values()))
+        stopwatch.note()
 
-    run_members(train_member, members, n_jobs=n_jobs, on_event=hear)
+    return train_cohort(members, resources, on_event=hear, say=progress.say)
+
+
+class _Stopwatch:
+    """Seconds of work on a run, over all its sittings; a kill loses the last one or two."""
+
+    def __init__(self, out: Path) -> None:
+        self._path = out / ".data" / "seconds.json"
+        self._began = self._noted = time.monotonic()
+        self._before = 0.0
+        # The first is there after a kill, the second where a finished run is shown again.
+        for path, key in ((self._path, "seconds"), (out / "run.json", "duration_s")):
+            if path.exists():
+                self._before = float(json.loads(path.read_text(encoding="utf-8"))[key])
+                break
+
+    @property
+    def seconds(self) -> float:
+        return self._before + time.monotonic() - self._began
+
+    def note(self) -> None:
+        """Put the time so far on disk, at most once a second."""
+        if time.monotonic() - self._noted >= 1.0:
+            _write_json(self._path, {"seconds": self.seconds})
+            self._noted = time.monotonic()
 
 
 def _collect(
@@ -584,23 +655,24 @@ def _refuse_other_runs(out: Path, config: ExperimentConfig, *, resume: bool) -> 
                 f"{out}: holds a run of other settings: choose another --out, or resume with the "
                 "settings in its config.json"
             )
-    elif out.is_file() or (out.is_dir() and any(out.iterdir())):
+    elif out.is_file() or (out.is_dir() and any(p.name != LOCK_FILE for p in out.iterdir())):
         raise ConfigError(f"{out}: exists and is no run folder: choose another --out")
 
 
-def _begin(out: Path, config: ExperimentConfig) -> None:
-    """Make the run folder and put the resolved experiment into it."""
+def _begin(out: Path, config: ExperimentConfig, lock: FolderLock, *, resume: bool) -> None:
+    """Make the run folder, lock it and put the resolved experiment into it."""
     try:
         out.mkdir(parents=True, exist_ok=True)
+        lock.take()
+        # Again: another process may have used the folder while this one read the corpus.
+        _refuse_other_runs(out, config, resume=resume)
         _write_json(out / "config.json", config.model_dump(mode="json"))
     except OSError as error:
         raise InputError(f"{out}: cannot be written ({error.strerror})") from None
 
 
 def _write_json(path: Path, value: Any) -> None:
-    part = path.with_suffix(path.suffix + ".part")
-    part.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(part, path)
+    write_atomically(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 def _fingerprint(utterances: Sequence[Utterance], hashes: dict[str, str]) -> str:

@@ -1,155 +1,199 @@
 """Members of a cross-validation, trained side by side.
 
-Each member (one fold with one seed) is a process of its own with one thread: networks this small
-keep one core busy and waste a second one. Members share nothing but the features, which the
-processes map from one file; so a member ends with the same weights whatever else is trained beside
-it.
+On a CPU each member (one fold with one seed) is trained in a process of its own with one thread.
+Members share nothing but the features, which the processes map from one file; so a member ends with
+the same weights whatever else is trained beside it. On a CUDA device all members are one stacked
+program; see :mod:`.stacked`. Before that, a member is tried for two steps and what it took is made
+into a plan: how many at once, in how much memory, for how long.
 """
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import queue
-import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from contextlib import contextmanager
-from typing import Any, TypeVar
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 
-__all__ = ["default_jobs", "one_thread", "run_members"]
+from serkit.training.config import TrainingConfig
+from serkit.training.member import Member, Tell, train_member
+from serkit.training.memory import format_size, free_memory, usage
+from serkit.training.plan import Plan, Shared, plan_members, plan_one_by_one
+from serkit.training.probe import probe_member, probe_stack
+from serkit.training.stacked import (
+    refuse_unstackable,
+    stack_device,
+    stackable,
+    state_path,
+    train_stacked,
+    unfinished_wave,
+)
+from serkit.training.workers import Workers, default_jobs, one_thread
+from serkit.types import InputError
 
-Task = TypeVar("Task")
-Result = TypeVar("Result")
-Event = tuple[str, dict[str, Any]]
+__all__ = ["Resources", "train_cohort"]
 
-_END = ""  # name of the event that says a member has ended
-
-_events: Any = None  # the worker's end of the event queue, set once per process by _start_worker
+# Of what is free when a run begins; the rest is left to whatever else the machine does.
+_SHARE_OF_FREE = 0.9
 
 
-def default_jobs() -> int:
-    """One member per usable core; one at a time where a GPU does the work."""
-    if torch.cuda.is_available():
-        return 1
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # not on every system
-        return os.cpu_count() or 1
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resources:
+    """What a cohort may use.
 
-
-def run_members(
-    function: Callable[[Task, Callable[[str, dict[str, Any]], None]], Result],
-    tasks: Sequence[Task],
-    *,
-    n_jobs: int,
-    on_event: Callable[[str, dict[str, Any]], None] | None = None,
-) -> list[Result]:
-    """Run a function over tasks in parallel processes; results in the order of the tasks.
-
-    Parameters
+    Attributes
     ----------
-    function
-        Importable ``(task, tell) -> result``; ``tell(name, row)`` reports progress.
     n_jobs
-        Processes. With 1 everything runs here, one task after the other.
-    on_event
-        Called in this process with what the members tell.
+        Members side by side in processes; ``None``: one per core.
+    memory
+        Bytes for this process, the data and all members together, or of the CUDA device where one
+        trains a stack; ``None``: most of what is free.
+    cohort
+        ``False``: one member after the other, in this process.
 
     Raises
     ------
+    InputError
+        If one after the other is asked for together with a number of jobs or a limit.
+    """
+
+    n_jobs: int | None = None
+    memory: int | None = None
+    cohort: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.cohort and (self.memory is not None or (self.n_jobs or 1) > 1):
+            raise InputError(
+                "--no-cohort trains one member after the other in this process: leave out --memory "
+                "and --jobs"
+            )
+
+
+def train_cohort(
+    members: Sequence[Member],
+    resources: Resources,
+    *,
+    on_event: Tell,
+    say: Callable[[str], None],
+) -> Plan:
+    """Train the members that are not finished.
+
+    Parameters
+    ----------
+    on_event
+        Called with a member's name and the row of each of its epochs, and with ``{"finished":
+        True}`` at its end.
+    say
+        Called with the lines of the plan, before the training.
+
+    Raises
+    ------
+    InputError
+        If not even one member fits into the memory.
     Exception
-        The first error of a member; members already running are finished first, so that what they
-        have computed is kept.
+        The first error of a member; members already running are finished first.
     """
-
-    def hear(name: str, row: dict[str, Any]) -> None:
-        if on_event is not None:
-            on_event(name, row)
-
-    if n_jobs == 1 or len(tasks) <= 1:
-        with one_thread():
-            return [function(task, hear) for task in tasks]
-    context = multiprocessing.get_context("spawn")
-    events: Any = context.Queue()
-    with ProcessPoolExecutor(
-        min(n_jobs, len(tasks)),
-        mp_context=context,
-        initializer=_start_worker,
-        initargs=(events,),
-    ) as pool:
-        futures: list[Future[Result]] = [pool.submit(_in_worker, function, t) for t in tasks]
-        pending, n_ended = set(futures), 0
-        try:
-            while pending:
-                finished, pending = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
-                n_ended += _drain(events, hear, timeout_s=0.0)
-                for future in finished:
-                    future.result()  # raises the member's error
-        except BaseException:
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise
-        # A result can overtake the last events of its member.
-        while n_ended < len(tasks):
-            n_ended += _drain(events, hear, timeout_s=1.0)
-        return [future.result() for future in futures]
+    waiting = [member for member in members if not member.finished]
+    for member in members:
+        if member.finished:
+            on_event(member.name, {"finished": True})
+    if waiting and resources.cohort and _engine(waiting[0].training) == "stacked":
+        return _stacked(members, waiting, resources, on_event=on_event, say=say)
+    n_jobs = resources.n_jobs or default_jobs()
+    # One member at a time needs no plan, unless there is a limit to keep.
+    if resources.cohort and waiting and (min(n_jobs, len(waiting)) > 1 or resources.memory):
+        return _in_processes(waiting, resources, n_jobs=n_jobs, on_event=on_event, say=say)
+    plan = plan_one_by_one(len(waiting))
+    if waiting:
+        _announce(plan, say)
+    with one_thread():
+        for member in waiting:
+            train_member(member, on_event)
+    return plan
 
 
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Compute with one thread.
-
-    A second one gains little on a small network, and on a busy machine the two spend their time
-    waiting for each other: steps forty times as slow were seen.
-    """
-    n_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(n_threads)
+def _engine(config: TrainingConfig) -> str:
+    if config.cohort != "auto":
+        return config.cohort
+    on_gpu = config.accelerator in ("auto", "cuda") and torch.cuda.is_available()
+    return "stacked" if on_gpu and stackable(config) else "processes"
 
 
-def _drain(events: Any, hear: Callable[[str, dict[str, Any]], None], *, timeout_s: float) -> int:
-    """Pass on the events that are there and return how many members ended among them."""
-    n_ended = 0
-    while True:
-        try:
-            name, row = events.get(timeout=timeout_s)
-        except queue.Empty:
-            return n_ended
-        timeout_s = 0.0
-        if name == _END:
-            n_ended += 1
-        else:
-            hear(name, row)
+def _in_processes(
+    waiting: Sequence[Member],
+    resources: Resources,
+    *,
+    n_jobs: int,
+    on_event: Tell,
+    say: Callable[[str], None],
+) -> Plan:
+    largest = max(waiting, key=lambda member: len(member.fold.train))
+    budget = resources.memory or _most_of_what_is_free()
+    with Workers(on_event) as workers:
+        (probe,) = workers.run(probe_member, [largest], at_once=1)
+        plan = plan_members(
+            waiting,
+            probe,
+            engine="processes",
+            shared=Shared.of(usage(), probe, data=_size_of(largest)),
+            n_jobs=n_jobs,
+            budget=budget,
+        )
+        _announce(plan, say)
+        workers.run(train_member, waiting, at_once=plan.n_at_once)
+    return plan
 
 
-def _start_worker(events: Any) -> None:
-    global _events
-    _events = events
-    torch.set_num_threads(1)
-    threading.Thread(target=_follow_parent, args=(os.getppid(),), daemon=True).start()
+def _stacked(
+    members: Sequence[Member],
+    waiting: Sequence[Member],
+    resources: Resources,
+    *,
+    on_event: Tell,
+    say: Callable[[str], None],
+) -> Plan:
+    config = waiting[0].training
+    refuse_unstackable(config)
+    begun = unfinished_wave(members)
+    names = {member.name for member in begun}
+    rest = [member for member in waiting if member.name not in names]
+    data = _size_of(waiting[0])
+    if stack_device(config).type == "cuda":
+        budget = resources.memory or int(_SHARE_OF_FREE * torch.cuda.mem_get_info()[0])
+        probe = probe_stack(waiting, on_event)
+        torch.cuda.empty_cache()
+        shared = Shared(parent=probe.once, libraries=0, data=data)
+    else:
+        budget = resources.memory or _most_of_what_is_free()
+        with Workers(on_event) as workers:
+            (probe,) = workers.run(probe_stack, [waiting], at_once=1)
+        shared = Shared.of(usage(), probe, data=data)
+    plan = plan_members(
+        [*begun, *rest], probe, engine="stacked", shared=shared, n_jobs=len(members), budget=budget
+    )
+    if len(begun) > plan.n_at_once:
+        raise InputError(
+            f"memory: {len(begun)} members were begun as one stack, {plan.n_at_once} fit into "
+            f"{format_size(budget)}: raise --memory, or remove {state_path(members)} to start them "
+            "again"
+        )
+    _announce(plan, say)
+    waves = [rest[i : i + plan.n_at_once] for i in range(0, len(rest), plan.n_at_once)]
+    with one_thread():
+        for wave in [begun, *waves] if begun else waves:
+            train_stacked(wave, on_event)
+    return plan
 
 
-def _follow_parent(parent: int) -> None:
-    """End with the process that started us: an orphan would train against a resumed run."""
-    while os.getppid() == parent:
-        time.sleep(0.2)
-    os._exit(1)
+def _most_of_what_is_free() -> int:
+    here = usage()
+    return here.private + here.mapped + int(_SHARE_OF_FREE * free_memory())
 
 
-def _tell(name: str, row: dict[str, Any]) -> None:
-    _events.put((name, row))
+def _size_of(member: Member) -> int:
+    """Bytes of the data that all members share."""
+    return sum(path.stat().st_size for path in member.data.iterdir())
 
 
-def _in_worker(
-    function: Callable[[Task, Callable[[str, dict[str, Any]], None]], Result], task: Task
-) -> Result:
-    try:
-        return function(task, _tell)
-    finally:
-        _tell(_END, {})
+def _announce(plan: Plan, say: Callable[[str], None]) -> None:
+    for line in plan.lines():
+        say(line)

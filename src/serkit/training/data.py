@@ -1,4 +1,4 @@
-"""Examples in memory: named tensors over the same utterances, cut into batches by index."""
+"""Examples: named tensors over the same utterances, from which parts and batches are picked."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["Examples", "derive_seed", "read_data", "write_data"]
+__all__ = ["Examples", "derive_seed", "epoch_order", "read_data", "write_data"]
 
 
 def derive_seed(*parts: object) -> int:
@@ -26,9 +26,15 @@ def derive_seed(*parts: object) -> int:
     return int.from_bytes(digest[:8], "little") >> 1  # torch takes 63 bits
 
 
+def epoch_order(n: int, *, seed: int, epoch: int) -> Tensor:
+    """Order in which an epoch walks through ``n`` examples, ``(n,)``."""
+    generator = torch.Generator().manual_seed(derive_seed(seed, "order", epoch))
+    return torch.randperm(n, generator=generator)
+
+
 @dataclass(frozen=True, slots=True)
 class Examples:
-    """Utterances as tensors; the first axis of each is the utterance.
+    """Utterances as tensors that are shared, not copied: a part of a fold is an index into them.
 
     Attributes
     ----------
@@ -36,12 +42,20 @@ class Examples:
         Utterance ids.
     tensors
         For example ``features`` (n, n_frames, n_features), ``n_frames`` (n,), ``emotion`` (n,).
+    rows
+        (len(ids),) row of each utterance in the tensors; ``None``: they hold these utterances, in
+        this order.
     """
 
     ids: tuple[str, ...]
     tensors: Mapping[str, Tensor]
+    rows: Tensor | None = None
 
     def __post_init__(self) -> None:
+        if self.rows is not None:
+            if len(self.rows) != len(self.ids):
+                raise ValueError(f"{len(self.rows)} rows, expected {len(self.ids)}, one per id")
+            return
         for name, tensor in self.tensors.items():
             if len(tensor) != len(self.ids):
                 raise ValueError(
@@ -52,14 +66,19 @@ class Examples:
         return len(self.ids)
 
     def select(self, ids: Sequence[str]) -> Examples:
-        """Pick utterances by id, in the given order."""
+        """Pick utterances by id, in the given order; nothing is copied."""
         position = {identity: row for row, identity in enumerate(self.ids)}
-        rows = torch.tensor([position[identity] for identity in ids], dtype=torch.long)
-        return Examples(tuple(ids), {name: t[rows] for name, t in self.tensors.items()})
+        chosen = torch.tensor([position[identity] for identity in ids], dtype=torch.long)
+        return Examples(tuple(ids), self.tensors, self.base_rows(chosen))
+
+    def gather(self, name: str) -> Tensor:
+        """Copy one tensor's rows of these utterances."""
+        return self.tensors[name][self.base_rows(torch.arange(len(self)))]
 
     def batch(self, rows: Tensor) -> dict[str, Tensor]:
-        """Pick rows, as one batch."""
-        return {name: tensor[rows] for name, tensor in self.tensors.items()}
+        """Copy some of these utterances, as one batch."""
+        chosen = self.base_rows(rows)
+        return {name: tensor[chosen] for name, tensor in self.tensors.items()}
 
     def batches(
         self, batch_size: int, *, order: Tensor | None = None
@@ -68,6 +87,10 @@ class Examples:
         rows = torch.arange(len(self)) if order is None else order
         for first in range(0, len(rows), batch_size):
             yield self.batch(rows[first : first + batch_size])
+
+    def base_rows(self, rows: Tensor) -> Tensor:
+        """Turn rows of these utterances into rows of the shared tensors."""
+        return rows if self.rows is None else self.rows[rows]
 
 
 def write_data(

@@ -1,11 +1,10 @@
 """One member of a cross-validation: a fold with a seed, from initialisation to test scores.
 
-The test part is predicted once, after ``fit`` has returned, by the weights that ``fit`` selected.
+The test part is predicted once, after the training has ended, by the weights that it selected.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +15,22 @@ import torch
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
+from serkit.files import replacing
 from serkit.recognizer import Recognizer, RecognizerConfig
-from serkit.training.data import derive_seed, read_data
-from serkit.training.loop import STATE_FILE, TrainingConfig, fit, predict
+from serkit.training.config import TrainingConfig
+from serkit.training.data import Examples, derive_seed, read_data
+from serkit.training.loop import STATE_FILE, fit, predict
 from serkit.training.objectives import Term
 from serkit.types import Fold
 
-__all__ = ["Member", "member_outputs", "train_member"]
+__all__ = [
+    "Member",
+    "Tell",
+    "finish_member",
+    "initial_recognizer",
+    "member_outputs",
+    "train_member",
+]
 
 OUTPUTS_FILE = "test.safetensors"
 
@@ -46,41 +54,69 @@ class Member:
         """Fold and seed."""
         return f"{self.fold.name}-seed{self.seed}"
 
+    @property
+    def order_seed(self) -> int:
+        """Seed of order and dropout."""
+        return derive_seed(self.seed, self.fold.name)
+
+    @property
+    def finished(self) -> bool:
+        """Tell whether its test part has been predicted."""
+        return (self.folder / OUTPUTS_FILE).exists()
+
+    def parts(self, examples: Examples) -> tuple[Examples, Examples | None]:
+        """Pick its training part and its dev part, ``None`` where that is empty."""
+        dev = examples.select(self.fold.dev) if self.fold.dev else None
+        return examples.select(self.fold.train), dev
+
 
 def train_member(member: Member, tell: Tell) -> None:
     """Train a member and store what it says of its test part; skipped where that is done.
 
     ``tell(name, row)`` is called after every epoch and with ``{"finished": True}`` at the end.
     """
-    if (member.folder / OUTPUTS_FILE).exists():
+    if member.finished:
         tell(member.name, {"finished": True})
         return
     examples = read_data(member.data)
-    train, dev = examples.select(member.fold.train), examples.select(member.fold.dev)
-    torch.manual_seed(derive_seed(member.seed, member.fold.name, "initialisation"))
-    recognizer = Recognizer(member.recognizer)
-    recognizer.norm.fit(train.tensors["features"], train.tensors["n_frames"])
+    train, dev = member.parts(examples)
+    recognizer = initial_recognizer(member, train)
     result = fit(
         recognizer,
         train,
-        dev if len(dev) else None,
+        dev,
         member.training,
         objective=member.objective,
-        seed=derive_seed(member.seed, member.fold.name),
+        seed=member.order_seed,
         folder=member.folder,
         on_epoch=lambda row: tell(member.name, row),
     )
+    finish_member(member, recognizer, examples, selected_epoch=result.selected_epoch)
+    tell(member.name, {"finished": True})
+
+
+def initial_recognizer(member: Member, train: Examples) -> Recognizer:
+    """Build a member's recognizer with the weights and the statistics it starts from."""
+    torch.manual_seed(derive_seed(member.seed, member.fold.name, "initialisation"))
+    recognizer = Recognizer(member.recognizer)
+    if recognizer.norm.kind == "train":  # the other kinds need no copy of the training part
+        recognizer.norm.fit(train.gather("features"), train.gather("n_frames"))
+    return recognizer
+
+
+def finish_member(
+    member: Member, recognizer: Recognizer, examples: Examples, *, selected_epoch: int
+) -> None:
+    """Store a trained member's recognizer and what it says of the test part."""
     recognizer.save(
         member.folder / "model",
         card=f"# {member.recognizer.system}, {member.name}\n\nOne fold of a cross-validation, "
-        f"trained on {len(train)} utterances; weights of epoch {result.selected_epoch}.\n",
+        f"trained on {len(member.fold.train)} utterances; weights of epoch {selected_epoch}.\n",
     )
     outputs = predict(recognizer, examples.select(member.fold.test))
-    part = member.folder / "test.part"
-    save_file(outputs, part, metadata={"selected_epoch": str(result.selected_epoch)})
-    os.replace(part, member.folder / OUTPUTS_FILE)
+    with replacing(member.folder / OUTPUTS_FILE) as part:
+        save_file(outputs, part, metadata={"selected_epoch": str(selected_epoch)})
     (member.folder / STATE_FILE).unlink(missing_ok=True)
-    tell(member.name, {"finished": True})
 
 
 def member_outputs(member: Member) -> tuple[dict[str, np.ndarray], int]:

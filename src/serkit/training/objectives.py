@@ -50,21 +50,21 @@ LOSSES: dict[str, Callable[[Tensor, Tensor, Term], Tensor]] = {
 
 def total_loss(
     outputs: Mapping[str, Tensor], batch: Mapping[str, Tensor], terms: Sequence[Term]
-) -> tuple[Tensor, dict[str, float]]:
+) -> tuple[Tensor, dict[str, Tensor]]:
     """Sum the weighted terms.
 
     Returns
     -------
     loss : scalar
     parts
-        Unweighted value of each term, keyed ``output/loss``.
+        Unweighted value of each term, keyed ``output/loss``; scalars, on the outputs' device.
 
     Raises
     ------
     ValueError
         If a term names an output the model does not give or a target the batch does not hold.
     """
-    parts: dict[str, float] = {}
+    parts: dict[str, Tensor] = {}
     summands = []
     for term in terms:
         if term.output not in outputs:
@@ -76,6 +76,6 @@ def total_loss(
                 f"objective wants the target '{term.target}', the batch holds {sorted(batch)}"
             )
         value = LOSSES[term.loss](outputs[term.output], batch[term.target], term)
-        parts[f"{term.output}/{term.loss}"] = float(value.detach())
+        parts[f"{term.output}/{term.loss}"] = value.detach()
         summands.append(term.weight * value)
     return sum(summands[1:], start=summands[0]), parts

@@ -1,0 +1,52 @@
+"""Settings of a training: how long, how fast, which epoch is kept, and on what it is computed."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+__all__ = ["TrainingConfig"]
+
+
+class TrainingConfig(BaseModel):
+    """How long, how fast, and which epoch is kept."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    epochs: int = Field(default=100, ge=1)
+    batch_size: int = Field(default=64, ge=1)
+    learning_rate: float = Field(default=1e-3, gt=0)
+    beta1: float = Field(default=0.9, ge=0, lt=1)
+    beta2: float = Field(default=0.999, ge=0, lt=1)
+    adam_eps: float = Field(default=1e-8, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0, description="decoupled, as in AdamW")
+    clip_norm: float | None = Field(default=None, gt=0, description="gradient norm limit")
+    accumulate: int = Field(default=1, ge=1, description="batches per optimiser step")
+    select: Literal["best_dev", "last"] = "best_dev"
+    select_by: Literal["uar", "war", "loss"] = Field(
+        default="uar",
+        description="dev quantity that picks the epoch; ties go to the lower dev loss",
+    )
+    select_every: int = Field(default=1, ge=1, description="only every n-th epoch may be selected")
+    patience: int | None = Field(
+        default=None, ge=1, description="stop after this many epochs without a better dev score"
+    )
+    min_epochs: int = Field(
+        default=1, ge=1, description="no epoch before this one is selected or stops the training"
+    )
+    accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    cohort: Literal["auto", "processes", "stacked"] = Field(
+        default="auto",
+        description="how folds x seeds are trained side by side: in processes, or stacked into one "
+        "program; auto: stacked on a CUDA device, processes elsewhere",
+    )
+    compile: bool = Field(
+        default=False,
+        description="stacked on a CUDA device only: torch.compile the step (not yet tried on one)",
+    )
+    save_every_s: float = Field(
+        default=30.0, ge=0, description="seconds between resumable states; 0: every epoch"
+    )
+    tensorboard: bool = Field(default=False, description="write TensorBoard events beside the log")

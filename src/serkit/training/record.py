@@ -1,0 +1,189 @@
+"""What a training knows of itself: its rows per epoch, its best weights, its identity."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from serkit.evaluation.metrics import uar_of, war_of
+from serkit.training.config import TrainingConfig
+from serkit.training.data import Examples
+from serkit.training.objectives import Term
+from serkit.types import InputError
+
+__all__ = [
+    "LOG_FILE",
+    "EpochLog",
+    "EpochRow",
+    "Keeper",
+    "identify",
+    "judge",
+    "refuse_divergence",
+    "refuse_empty_parts",
+]
+
+LOG_FILE = "log.jsonl"
+
+EpochRow = dict[str, Any]
+
+
+class Keeper:
+    """Keeps the weights of the best dev epoch and knows when patience is over."""
+
+    def __init__(self, config: TrainingConfig) -> None:
+        self.config = config
+        self.best_key: tuple[float, float] | None = None
+        self.best_epoch = 0
+        self.best_weights: dict[str, Tensor] = {}
+
+    def offer(self, row: EpochRow, weights: Mapping[str, Tensor]) -> None:
+        """Copy the weights of this epoch if it is the best so far."""
+        if self.config.select == "last" or row["epoch"] < self.config.min_epochs:
+            return
+        if row["epoch"] % self.config.select_every:
+            return
+        by = self.config.select_by
+        score = -row["dev_loss"] if by == "loss" else row[f"dev_{by}"]
+        key = (score, -row["dev_loss"])
+        if self.best_key is None or key > self.best_key:
+            self.best_key, self.best_epoch = key, row["epoch"]
+            self.best_weights = {name: t.detach().clone() for name, t in weights.items()}
+
+    def exhausted(self, epoch: int) -> bool:
+        """Tell whether patience is over after this epoch."""
+        patience = self.config.patience
+        if self.config.select == "last" or patience is None or self.best_key is None:
+            return False
+        return epoch - self.best_epoch >= patience
+
+    def restore(self, model: nn.Module, *, last_epoch: int) -> int:
+        """Put the kept weights back and return their epoch."""
+        if not self.best_weights:
+            return last_epoch
+        model.load_state_dict(self.best_weights)
+        return self.best_epoch
+
+    def to_meta(self) -> dict[str, Any]:
+        """Give what a stored state says beside the weights."""
+        return {"best_epoch": self.best_epoch, "best_key": self.best_key}
+
+    def resume(self, meta: Mapping[str, Any], best_weights: Mapping[str, Tensor]) -> None:
+        """Go on from a stored state."""
+        self.best_weights = dict(best_weights)
+        self.best_epoch = meta["best_epoch"]
+        best_key = meta["best_key"]
+        self.best_key = None if best_key is None else (best_key[0], best_key[1])
+
+
+class EpochLog:
+    """``log.jsonl``, one row per epoch, and TensorBoard events if wanted.
+
+    On resuming, rows beyond the saved state (written before a kill) are dropped: they come again.
+    """
+
+    def __init__(self, folder: Path, history: Sequence[EpochRow], *, tensorboard: bool) -> None:
+        path = folder / LOG_FILE
+        path.write_text("".join(json.dumps(row) + "\n" for row in history), encoding="utf-8")
+        self.file = path.open("a", encoding="utf-8")
+        self.writer: Any = None
+        if tensorboard:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.writer = SummaryWriter(folder / "tensorboard", purge_step=len(history) + 1)
+
+    def write(self, row: EpochRow) -> None:
+        """Add the row of an epoch."""
+        self.file.write(json.dumps(row) + "\n")
+        self.file.flush()
+        if self.writer is not None:
+            for name, value in row.items():
+                if name != "epoch":
+                    self.writer.add_scalar(name.replace("_", "/", 1), value, row["epoch"])
+
+    def __enter__(self) -> EpochLog:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
+        if self.writer is not None:
+            self.writer.close()
+
+
+def judge(scores: NDArray[np.float32], truth: NDArray[np.int64]) -> EpochRow:
+    """Score the dev part; its loss is the plain cross-entropy against hard labels.
+
+    Parameters
+    ----------
+    scores : (n, n_classes), rows sum to 1
+    truth : (n,)
+    """
+    likelihood = np.clip(scores[np.arange(len(truth)), truth], 1e-7, 1.0)
+    confusion = np.zeros((scores.shape[1],) * 2)
+    np.add.at(confusion, (truth, scores.argmax(1)), 1)
+    return {
+        "dev_loss": float(-np.log(likelihood).mean()),
+        "dev_uar": float(uar_of(confusion)),
+        "dev_war": float(war_of(confusion)),
+    }
+
+
+def identify(
+    config: TrainingConfig,
+    objective: Sequence[Term],
+    *,
+    seed: int,
+    train: Examples,
+    dev: Examples | None,
+) -> str:
+    """Identify a training: a state may only be resumed by the training that wrote it."""
+    unimportant = {"save_every_s", "tensorboard", "accelerator", "cohort", "compile"}
+    text = json.dumps(
+        [
+            config.model_dump(exclude=unimportant),
+            [term.model_dump() for term in objective],
+            seed,
+            train.ids,
+            dev.ids if dev is not None else None,
+        ]
+    )
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def refuse_empty_parts(config: TrainingConfig, train: Examples, dev: Examples | None) -> None:
+    """Refuse to train on nothing, or to select by nothing.
+
+    Raises
+    ------
+    InputError
+        If the training part is empty, or selection by dev is asked for without a dev part.
+    """
+    if config.select == "best_dev" and (dev is None or not len(dev)):
+        raise InputError(
+            "training.select is 'best_dev' but there is no dev part: choose a protocol.dev rule or "
+            "select = 'last'"
+        )
+    if not len(train):
+        raise InputError("the training part is empty: check the protocol and the selected labels")
+
+
+def refuse_divergence(history: Sequence[EpochRow]) -> None:
+    """Refuse the result of a training whose last loss is no number.
+
+    Raises
+    ------
+    InputError
+        If it is not.
+    """
+    if history and not math.isfinite(history[-1]["train_loss"]):
+        raise InputError(
+            f"training diverged: loss {history[-1]['train_loss']} in epoch {len(history)}; lower "
+            "training.learning_rate or set training.clip_norm"
+        )

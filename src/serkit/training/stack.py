@@ -1,0 +1,164 @@
+"""Recognizers of one kind as one program: weights along a first axis, one forward pass for all.
+
+``torch.func`` maps a recognizer's forward pass over the members, which turns their convolutions
+into one grouped convolution. Trained weights are the rows of one matrix, so that gradient norms and
+the optimiser are a few operations for all members. No loss depends on another member's row: the
+gradient of their sum holds each member's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import functional_call, stack_module_state, vmap
+
+from serkit.recognizer import Recognizer
+from serkit.training.config import TrainingConfig
+from serkit.training.objectives import Term, total_loss
+from serkit.training.stacked_adamw import StackedAdamW, clip_rows
+
+__all__ = ["Stack"]
+
+Batch = Mapping[str, Tensor]
+
+
+class Stack:
+    """Members that are trained together.
+
+    Parameters
+    ----------
+    recognizers
+        One per member, with its own initial weights; they are left as they are.
+    config
+        Optimiser settings; ``config.compile`` compiles the training step.
+    objective
+        See :func:`serkit.training.objectives.total_loss`.
+    """
+
+    def __init__(
+        self,
+        recognizers: Sequence[Recognizer],
+        config: TrainingConfig,
+        *,
+        objective: Sequence[Term],
+        device: torch.device,
+    ) -> None:
+        self.config = config
+        self._template = _readable(Recognizer(recognizers[0].config)).to(device)
+        stacked, buffers = stack_module_state(list(recognizers))
+        trained = {name for name, p in self._template.named_parameters() if p.requires_grad}
+        self._shapes = {name: stacked[name].shape[1:] for name in stacked if name in trained}
+        flat = [stacked[name].detach().flatten(1) for name in self._shapes]
+        self.weights = torch.cat(flat, dim=1).to(device)  # (n_members, n_parameters)
+        # What training does not change by gradients: statistics, and weights that are frozen.
+        self._others: dict[str, Tensor] = {
+            name: tensor.detach().to(device)
+            for name, tensor in (stacked | buffers).items()
+            if name not in trained
+        }
+        self.optimizer = StackedAdamW(self.weights, config)
+        self._stored = list(recognizers[0].state_dict())
+
+        def loss(tensors: dict[str, Tensor], batch: Batch) -> Tensor:
+            outputs = functional_call(self._template, tensors, (batch,))
+            summed, _ = total_loss(outputs, batch, objective)
+            return summed
+
+        def scores(tensors: dict[str, Tensor], batch: Batch) -> Tensor:
+            outputs = functional_call(self._template, tensors, (batch,))
+            distribution: Tensor = outputs["emotion"].float().softmax(-1)
+            return distribution
+
+        self._losses: Callable[..., Tensor] = vmap(loss, randomness="different")
+        if config.compile:
+            self._losses = torch.compile(self._losses)
+        self._scores: Callable[..., Tensor] = vmap(scores)
+
+    def __len__(self) -> int:
+        return len(self.weights)
+
+    def step(self, rows: Tensor, batch: Batch) -> Tensor:
+        """Train some of the members on a batch each.
+
+        Parameters
+        ----------
+        rows : (n_rows,), ascending
+        batch
+            Tensors (n_rows, batch_size, ...).
+
+        Returns
+        -------
+        losses : (n_rows,)
+        """
+        self._template.train()
+        chosen = self._chosen(rows)
+        weights = self.weights[chosen].detach().requires_grad_()
+        others = {name: tensor[chosen] for name, tensor in self._others.items()}
+        losses = self._losses(self._named(weights) | others, batch)
+        (gradients,) = torch.autograd.grad(losses.sum(), weights)
+        if self.config.clip_norm is not None:
+            gradients = clip_rows(gradients, self.config.clip_norm)
+        self.optimizer.update(self.weights, gradients, chosen)
+        if isinstance(chosen, Tensor):  # batch norm has changed copies
+            for name, tensor in others.items():
+                self._others[name][chosen] = tensor
+        return losses.detach()
+
+    @torch.no_grad()
+    def scores(self, rows: Tensor, batch: Batch) -> Tensor:
+        """Score a batch each with some of the members.
+
+        Returns
+        -------
+        scores : (n_rows, batch_size, n_classes)
+        """
+        self._template.eval()
+        chosen = self._chosen(rows)
+        others = {name: tensor[chosen] for name, tensor in self._others.items()}
+        return self._scores(self._named(self.weights[chosen]) | others, batch)
+
+    def state_dict(self, row: int) -> dict[str, Tensor]:
+        """Give one member's weights and statistics, as its recognizer stores them."""
+        tensors = self._named(self.weights) | self._others
+        return {name: tensors[name][row] for name in self._stored}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Give the weights and statistics of all members; first axis: the member."""
+        tensors = self._named(self.weights) | self._others
+        return {name: tensors[name] for name in self._stored}
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take what :meth:`tensors` gave."""
+        own = self._named(self.weights) | self._others
+        for name in self._stored:
+            own[name].copy_(tensors[name])
+
+    def drop(self, rows: Sequence[int]) -> None:
+        """Take members out."""
+        left = [row for row in range(len(self)) if row not in rows]
+        kept = torch.tensor(left, dtype=torch.long, device=self.weights.device)
+        self.weights = self.weights[kept]
+        self._others = {name: tensor[kept] for name, tensor in self._others.items()}
+        self.optimizer.keep(kept)
+
+    def _chosen(self, rows: Tensor) -> Tensor | slice:
+        """Index by a slice where all members are meant: nothing is copied then."""
+        return slice(None) if len(rows) == len(self) else rows.to(self.weights.device)
+
+    def _named(self, weights: Tensor) -> dict[str, Tensor]:
+        """View ``(n_rows, n_parameters)`` as the parameters of the recognizer."""
+        pieces = torch.split(weights, [shape.numel() for shape in self._shapes.values()], dim=1)
+        named = zip(self._shapes.items(), pieces, strict=True)
+        return {name: piece.view(-1, *shape) for (name, shape), piece in named}
+
+
+def _readable(recognizer: Recognizer) -> Recognizer:
+    """Switch off compiled forms of its parts, which cannot be mapped over members."""
+    for module in recognizer.modules():
+        part: Any = module
+        if getattr(part, "compiled", False):
+            part.compiled = False
+    return recognizer
