@@ -158,7 +158,7 @@ void product_tile(int rows, const vec* x, const vec* zeros, const float* packed,
 }
 
 template <int O, int I>
-inline void outer_block(const vec* g, const vec* x, long frames, long n_out, long n_in, vec* sums) {
+void outer_block(const vec* g, const vec* x, long frames, long n_out, long n_in, vec* sums) {
     vec s[O][I];
     for (int o = 0; o < O; ++o)
         for (int i = 0; i < I; ++i) s[o][i] = sums[o * n_in + i];
@@ -177,10 +177,15 @@ inline void outer_block(const vec* g, const vec* x, long frames, long n_out, lon
 }
 
 template <int O>
-inline void outer_row(const vec* g, const vec* x, long frames, long n_out, long n_in, vec* sums) {
+void outer_row(const vec* g, const vec* x, long frames, long n_out, long n_in, vec* sums) {
     long i = 0;
     for (; i + IN <= n_in; i += IN) outer_block<O, IN>(g, x + i, frames, n_out, n_in, sums + i);
-    for (; i < n_in; ++i) outer_block<O, 1>(g, x + i, frames, n_out, n_in, sums + i);
+    switch (n_in - i) {
+        case 4: outer_block<O, 4>(g, x + i, frames, n_out, n_in, sums + i); break;
+        case 3: outer_block<O, 3>(g, x + i, frames, n_out, n_in, sums + i); break;
+        case 2: outer_block<O, 2>(g, x + i, frames, n_out, n_in, sums + i); break;
+        case 1: outer_block<O, 1>(g, x + i, frames, n_out, n_in, sums + i); break;
+    }
 }
 
 // sums[o][i] += sum over frames of g[t][o] * x[t - shift][i], lanes kept apart.
@@ -192,7 +197,12 @@ void outer_tile(const vec* g, const vec* x, long frames, long n_out, long n_in, 
     long o = 0;
     for (; o + OUT <= n_out; o += OUT)
         outer_row<OUT>(g + o, x, frames, n_out, n_in, sums + o * n_in);
-    for (; o < n_out; ++o) outer_row<1>(g + o, x, frames, n_out, n_in, sums + o * n_in);
+    switch (n_out - o) {
+        case 4: outer_row<4>(g + o, x, frames, n_out, n_in, sums + o * n_in); break;
+        case 3: outer_row<3>(g + o, x, frames, n_out, n_in, sums + o * n_in); break;
+        case 2: outer_row<2>(g + o, x, frames, n_out, n_in, sums + o * n_in); break;
+        case 1: outer_row<1>(g + o, x, frames, n_out, n_in, sums + o * n_in); break;
+    }
 }
 
 // ---- one half of a block: convolution, norm, ReLU, dropout ---------------------------------------
