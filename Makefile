@@ -34,10 +34,17 @@ lint: $(VENV)/.ready-dev
 	$(BIN)/lint-imports
 	$(BIN)/codespell src tests docs benchmarks README.md CHANGELOG.md CONTRIBUTING.md
 
+# Foreign tools are installed once, each in an environment of its own below the cache of serkit;
+# what cannot be installed or found is named and left out. BENCH= measures longer.
+BENCH ?= --quick
+
 bench: $(VENV)/.ready-dev
-	@echo "== benchmarks: every line is a ratio measured in this run"
+	@echo "== benchmarks: ratios measured in this run ($(BENCH); SERKIT_CORPORA=$(SERKIT_CORPORA))"
 	$(BIN)/python benchmarks/mfcc.py
+	$(BIN)/python benchmarks/data_path.py $(BENCH)
 	$(BIN)/python benchmarks/timnet_step.py
+	$(BIN)/python benchmarks/timnet_cohort.py $(BENCH)
+	$(BIN)/python benchmarks/emodb_loso.py $(BENCH)
 
 clean:
 	rm -rf $(VENV) demo
