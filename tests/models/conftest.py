@@ -31,3 +31,9 @@ def goldens() -> ModuleType:
 def contract() -> ModuleType:
     """The checks of contract.py."""
     return load("contract")
+
+
+@pytest.fixture(scope="session")
+def moe_goldens() -> ModuleType:
+    """The same for MACNN, the Light-SERNet port and their fusions."""
+    return load("golden_moe")

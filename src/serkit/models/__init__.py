@@ -12,6 +12,10 @@ from typing import Any
 
 from torch import nn
 
+from serkit.models.expert_fusion import ExpertFusionConfig, FusionNet
+from serkit.models.light_sernet import LightSernet, LightSernetConfig
+from serkit.models.light_sernet_port import LightSernetPort, LightSernetPortConfig
+from serkit.models.macnn import Macnn, MacnnConfig
 from serkit.models.timnet import TimNet, TimNetConfig
 from serkit.settings import checked
 from serkit.types import InputError
@@ -19,6 +23,10 @@ from serkit.types import InputError
 __all__ = ["MODELS", "build_model", "model_to_dict"]
 
 MODELS: dict[str, tuple[type[nn.Module], type[Any]]] = {
+    "expert_fusion": (FusionNet, ExpertFusionConfig),
+    "light_sernet": (LightSernet, LightSernetConfig),
+    "light_sernet_port": (LightSernetPort, LightSernetPortConfig),
+    "macnn": (Macnn, MacnnConfig),
     "timnet": (TimNet, TimNetConfig),
 }
 
