@@ -564,7 +564,7 @@ def _collect(
     speakers = [u.speaker for u, _, _ in rows]
     if set(speakers) == {"unknown"}:
         speakers = [""] * len(rows)  # else the evaluation would count one speaker
-    (out / "curves.csv").write_text("\n".join(curves) + "\n", encoding="utf-8")
+    write_atomically(out / "curves.csv", "\n".join(curves) + "\n")
     stacked = np.concatenate(scores).astype(np.float64)
     stacked /= stacked.sum(1, keepdims=True)  # float32 rounding
     write_predictions(
@@ -634,7 +634,7 @@ def _write_card(out: Path) -> None:
     run = json.loads((out / "run.json").read_text(encoding="utf-8"))
     metrics = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
     config = json.loads((out / "config.json").read_text(encoding="utf-8"))
-    (out / "model" / "README.md").write_text(model_card(run, metrics, config), encoding="utf-8")
+    write_atomically(out / "model" / "README.md", model_card(run, metrics, config))
 
 
 def _refuse_other_runs(out: Path, config: ExperimentConfig, *, resume: bool) -> None:

@@ -45,9 +45,10 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
+from serkit.models.layers import to_image
 from serkit.models.light_sernet import LightSernetConfig, light_sernet_stages
 from serkit.models.light_sernet_port import LightSernetPortConfig, light_sernet_port_stages
-from serkit.models.macnn import MIN_SIZE, MacnnConfig, macnn_stages, to_image
+from serkit.models.macnn import MIN_SIZE, MacnnConfig, macnn_stages
 from serkit.types import InputError
 
 __all__ = [

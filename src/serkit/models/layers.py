@@ -1,11 +1,19 @@
-"""Small pieces that several models share: masks, masked pooling, reversal by length."""
+"""Small pieces that several models share: masks, masked pooling, reversal, stages."""
 
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-__all__ = ["lengths_to_mask", "masked_mean", "reverse_frames"]
+__all__ = [
+    "classify_in_stages",
+    "lengths_to_mask",
+    "mask_frames",
+    "masked_mean",
+    "mean_over_places",
+    "reverse_frames",
+    "to_image",
+]
 
 
 def lengths_to_mask(lengths: Tensor, width: int) -> Tensor:
@@ -50,3 +58,46 @@ def reverse_frames(x: Tensor, lengths: Tensor) -> Tensor:
     mirrored = lengths.unsqueeze(1) - 1 - position  # (batch, n_frames)
     index = torch.where(mirrored >= 0, mirrored, position)
     return x.gather(-1, index.unsqueeze(1).expand_as(x))
+
+
+def to_image(features: Tensor, n_frames: Tensor) -> Tensor:
+    """Turn ``(batch, n_frames, n_features)`` into ``(batch, 1, n_features, n_frames)``.
+
+    What lies behind an utterance's end is replaced by zeros, whatever it is.
+    """
+    return mask_frames(features.transpose(1, 2).unsqueeze(1), n_frames)
+
+
+def mask_frames(x: Tensor, n_frames: Tensor) -> Tensor:
+    """Put zeros behind the ends of maps, ``(batch, n_channels, height, n_frames)``."""
+    mask = lengths_to_mask(n_frames, x.shape[-1])
+    return x.masked_fill(~mask[:, None, None], 0)
+
+
+def mean_over_places(x: Tensor, n_frames: Tensor) -> Tensor:
+    """Average ``(batch, n_channels, height, n_frames)`` over height and valid frames."""
+    mask = lengths_to_mask(n_frames, x.shape[-1])
+    weight = mask.to(x.dtype) / n_frames.unsqueeze(1)
+    return torch.einsum("bchw,bw->bc", x, weight) / x.shape[2]
+
+
+def classify_in_stages(
+    stages: nn.ModuleList, features: Tensor, n_frames: Tensor
+) -> dict[str, Tensor]:
+    """Send a batch through stages ``(x, n_frames) -> (x, n_frames)``, the last a classifier.
+
+    Parameters
+    ----------
+    features : (batch, n_frames, n_features)
+    n_frames : (batch,)
+
+    Returns
+    -------
+    emotion : (batch, n_classes), logits
+    embedding : what the classifier was given
+    """
+    x, n = to_image(features, n_frames), n_frames
+    for stage in stages[:-1]:
+        x, n = stage(x, n)
+    logits, _ = stages[-1](x, n)
+    return {"emotion": logits, "embedding": x}

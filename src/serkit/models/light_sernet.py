@@ -32,8 +32,8 @@ import torch.nn.functional as F
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
-from serkit.models.layers import lengths_to_mask
-from serkit.models.macnn import Classifier, mask_frames, mean_over_places, to_image
+from serkit.models.layers import classify_in_stages, lengths_to_mask, mask_frames, mean_over_places
+from serkit.models.macnn import Classifier
 
 __all__ = ["LightSernet", "LightSernetConfig", "light_sernet_stages"]
 
@@ -190,8 +190,4 @@ class LightSernet(nn.Module):
         emotion : (batch, n_classes), logits
         embedding : (batch, 320 * width), means over places before the classifier
         """
-        x, n = to_image(features, n_frames), n_frames
-        for stage in self.stages[:-1]:
-            x, n = stage(x, n)
-        logits, _ = self.stages[-1](x, n)
-        return {"emotion": logits, "embedding": x}
+        return classify_in_stages(self.stages, features, n_frames)

@@ -38,7 +38,7 @@ import torch.nn.functional as F
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
-from serkit.models.layers import lengths_to_mask
+from serkit.models.layers import classify_in_stages, mask_frames, mean_over_places
 
 __all__ = [
     "MIN_SIZE",
@@ -48,9 +48,6 @@ __all__ = [
     "MacnnConfig",
     "Stem",
     "macnn_stages",
-    "mask_frames",
-    "mean_over_places",
-    "to_image",
 ]
 
 MIN_SIZE = 5  # frames, and coefficients: 5 -> 4 -> 2 -> 1 through stem and pools
@@ -65,27 +62,6 @@ class MacnnConfig:
     n_heads: PositiveInt = 4
     n_hidden: PositiveInt = 64  # of a head
     width: PositiveInt = 1  # factor of all widths; 2 is the control with four times the parameters
-
-
-def to_image(features: Tensor, n_frames: Tensor) -> Tensor:
-    """Turn ``(batch, n_frames, n_features)`` into ``(batch, 1, n_features, n_frames)``.
-
-    What lies behind an utterance's end is replaced by zeros, whatever it is.
-    """
-    return mask_frames(features.transpose(1, 2).unsqueeze(1), n_frames)
-
-
-def mask_frames(x: Tensor, n_frames: Tensor) -> Tensor:
-    """Put zeros behind the ends of maps, ``(batch, n_channels, height, n_frames)``."""
-    mask = lengths_to_mask(n_frames, x.shape[-1])
-    return x.masked_fill(~mask[:, None, None], 0)
-
-
-def mean_over_places(x: Tensor, n_frames: Tensor) -> Tensor:
-    """Average ``(batch, n_channels, height, n_frames)`` over height and valid frames."""
-    mask = lengths_to_mask(n_frames, x.shape[-1])
-    weight = mask.to(x.dtype) / n_frames.unsqueeze(1)
-    return torch.einsum("bchw,bw->bc", x, weight) / x.shape[2]
 
 
 class Stem(nn.Module):
@@ -248,8 +224,4 @@ class Macnn(nn.Module):
         emotion : (batch, n_classes), logits
         embedding : (batch, width * n_hidden), the fused heads before the classifier
         """
-        x, n = to_image(features, n_frames), n_frames
-        for stage in self.stages[:-1]:
-            x, n = stage(x, n)
-        logits, _ = self.stages[-1](x, n)
-        return {"emotion": logits, "embedding": x}
+        return classify_in_stages(self.stages, features, n_frames)

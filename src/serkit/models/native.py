@@ -20,6 +20,8 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from serkit.files import replacing
+
 __all__ = ["compiler", "load_native"]
 
 _FLAGS = (
@@ -80,18 +82,13 @@ def _describe(cxx: str, target: str) -> bytes | None:
 
 
 def _compile(cxx: str, target: str, source: Path, library: Path) -> bool:
-    """Compile under a name of this process's own, then move into place."""
-    part = library.with_suffix(f".{os.getpid()}.part")
-    command = [cxx, target, *_FLAGS, str(source), "-o", str(part)]
+    """Compile, and tell whether that went well; processes may do so at the same time."""
     try:
-        done = subprocess.run(command, capture_output=True, timeout=_TIMEOUT_S, check=False)
-        if done.returncode:
-            return False
-        os.replace(part, library)
-    except (OSError, subprocess.TimeoutExpired):
+        with replacing(library) as part:
+            command = [cxx, target, *_FLAGS, str(source), "-o", str(part)]
+            subprocess.run(command, capture_output=True, timeout=_TIMEOUT_S, check=True)
+    except (OSError, subprocess.SubprocessError):
         return False
-    finally:
-        part.unlink(missing_ok=True)
     return True
 
 
