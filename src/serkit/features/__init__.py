@@ -10,18 +10,22 @@ from dataclasses import asdict
 from typing import Any
 
 from serkit.features.mfcc import MFCC_PRESETS, Mfcc, MfccConfig
+from serkit.features.tf_mfcc import TF_MFCC_PRESETS, TfMfcc, TfMfccConfig
 from serkit.settings import checked
 from serkit.types import InputError
 
-__all__ = ["FRONT_ENDS", "build_front_end", "front_end_to_dict"]
+__all__ = ["FRONT_ENDS", "FrontEnd", "build_front_end", "front_end_to_dict"]
+
+FrontEnd = Mfcc | TfMfcc
 
 # name -> (module, config class, presets)
-FRONT_ENDS: dict[str, tuple[type[Mfcc], type[MfccConfig], dict[str, MfccConfig]]] = {
+FRONT_ENDS: dict[str, tuple[type[FrontEnd], type[Any], dict[str, Any]]] = {
     "mfcc": (Mfcc, MfccConfig, MFCC_PRESETS),
+    "tf_mfcc": (TfMfcc, TfMfccConfig, TF_MFCC_PRESETS),
 }
 
 
-def build_front_end(name: str, settings: dict[str, Any]) -> Mfcc:
+def build_front_end(name: str, settings: dict[str, Any]) -> FrontEnd:
     """Build a front end; ``settings`` may name a ``preset`` and override single values of it.
 
     Raises
@@ -44,6 +48,6 @@ def build_front_end(name: str, settings: dict[str, Any]) -> Mfcc:
     return module(checked(config_class, base | settings, where="front_end"))
 
 
-def front_end_to_dict(front_end: Mfcc) -> dict[str, Any]:
+def front_end_to_dict(front_end: FrontEnd) -> dict[str, Any]:
     """Give the settings that :func:`build_front_end` rebuilds the front end from."""
     return asdict(front_end.config)

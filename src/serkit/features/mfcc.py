@@ -17,8 +17,9 @@ Presets (:data:`MFCC_PRESETS`):
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -30,7 +31,17 @@ from torch import Tensor, nn
 from serkit.audio import seconds_to_samples
 from serkit.types import InputError
 
-__all__ = ["MFCC_PRESETS", "Mfcc", "MfccConfig", "dct_matrix", "slaney_mel_matrix"]
+__all__ = [
+    "MFCC_PRESETS",
+    "MelBands",
+    "Mfcc",
+    "MfccConfig",
+    "dct_matrix",
+    "power_spectrum",
+    "refuse_contradictions",
+    "slaney_mel_matrix",
+    "triangles",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,30 +97,29 @@ class Mfcc(nn.Module):
         If settings contradict each other.
     """
 
-    mel: Tensor
     window: Tensor
     dct: Tensor
 
     def __init__(self, config: MfccConfig) -> None:
         super().__init__()
-        _refuse_contradictions(config)
+        refuse_contradictions(asdict(config))
         self.config = config
         window = {"hann": torch.hann_window, "hamming": torch.hamming_window}[config.window](
             config.win_length, periodic=True, dtype=torch.float64
         )
         side = config.n_fft - config.win_length
         window = F.pad(window, (side // 2, side - side // 2))
-        mel = slaney_mel_matrix(
-            sample_rate=config.sample_rate,
-            n_fft=config.n_fft,
-            n_mels=config.n_mels,
-            f_min_hz=config.f_min_hz,
-            f_max_hz=config.f_max_hz,
+        self.mel = MelBands(
+            slaney_mel_matrix(
+                sample_rate=config.sample_rate,
+                n_fft=config.n_fft,
+                n_mels=config.n_mels,
+                f_min_hz=config.f_min_hz,
+                f_max_hz=config.f_max_hz,
+            )
         )
-        blocks, self._bins = _blocks(mel)
-        # All three are functions of the config, so no checkpoint stores them.
+        # Functions of the config, as the bands are, so no checkpoint stores them.
         self.register_buffer("window", window.float(), persistent=False)
-        self.register_buffer("mel", torch.from_numpy(blocks).float(), persistent=False)
         dct = torch.from_numpy(dct_matrix(config.n_mels, config.n_mfcc)).float()
         self.register_buffer("dct", dct, persistent=False)
 
@@ -157,7 +167,8 @@ class Mfcc(nn.Module):
             return self._row_by_row(waveforms, half, n_frames), n_frames
         frames = F.pad(waveforms, (half, half)).unfold(1, c.n_fft, c.hop_length)
         valid = torch.arange(frames.shape[1], device=frames.device) < n_frames.unsqueeze(1)
-        return self._cepstra(self._mel(self._power(frames)), valid.unsqueeze(2)), n_frames
+        bands = self.mel(power_spectrum(frames * self.window, c.n_fft))
+        return self._cepstra(bands, valid.unsqueeze(2)), n_frames
 
     def _row_by_row(self, waveforms: Tensor, half: int, n_frames: Tensor) -> Tensor:
         """Transform only what sounds, in pieces that stay within a CPU core's caches.
@@ -175,8 +186,9 @@ class Mfcc(nn.Module):
             if end > begin:
                 start, stop = begin * hop - half, (end - 1) * hop + n_fft - half
                 stretch = F.pad(waveform, (-start, stop - len(waveform)))
-                power += map(self._power, torch.split(stretch.unfold(0, n_fft, hop), 32))
-            cepstra = self._cepstra(self._mel(torch.cat(power)))
+                pieces = torch.split(stretch.unfold(0, n_fft, hop), 32)
+                power += (power_spectrum(piece * self.window, n_fft) for piece in pieces)
+            cepstra = self._cepstra(self.mel(torch.cat(power)))
             features[i, :n] = cepstra[0]
             features[i, begin:end] = cepstra[1:]
         return features
@@ -189,21 +201,6 @@ class Mfcc(nn.Module):
             return 0, 0
         begin = max(0, (first + half - self.config.n_fft) // self.config.hop_length + 1)
         return begin, min(n_frames, (last + half) // self.config.hop_length + 1)
-
-    def _power(self, frames: Tensor) -> Tensor:
-        """Power spectrum of each frame, ``(..., n_fft) -> (..., n_bins)``."""
-        # In place: a fresh tensor of this size costs more than the arithmetic.
-        squares = torch.view_as_real(torch.fft.rfft(frames * self.window)).square_()
-        return squares[..., 0] + squares[..., 1]  # eight times as fast as .sum(-1) on a CPU
-
-    def _mel(self, power: Tensor) -> Tensor:
-        """Sum power into mel bands, ``(..., n_bins) -> (..., n_mels)``."""
-        blocks = torch.split(self.mel, [n_bins for _, n_bins in self._bins])
-        bands = [
-            power.narrow(-1, first, n_bins) @ block
-            for (first, n_bins), block in zip(self._bins, blocks, strict=True)
-        ]
-        return torch.cat(bands, dim=-1)[..., : self.config.n_mels]
 
     def _cepstra(self, mel: Tensor, valid: Tensor | None = None) -> Tensor:
         """Mel band powers to coefficients, ``(..., n_frames, n_mels) -> (..., n_frames, n_mfcc)``.
@@ -219,18 +216,58 @@ class Mfcc(nn.Module):
         return cepstra if valid is None else cepstra.masked_fill(~valid, 0.0)
 
 
-def _refuse_contradictions(config: MfccConfig) -> None:
-    c, half_rate = config, config.sample_rate / 2
-    f_max_hz = half_rate if c.f_max_hz is None else c.f_max_hz
+def refuse_contradictions(settings: Mapping[str, Any]) -> None:
+    """Check the settings of a cepstral front end against each other.
+
+    Raises
+    ------
+    InputError
+        If two of them contradict each other.
+    """
+    c, half_rate = settings, settings["sample_rate"] / 2
+    f_max_hz = half_rate if c["f_max_hz"] is None else c["f_max_hz"]
     for name, holds, expected in (
-        ("n_fft", c.n_fft % 2 == 0, "an even number"),
-        ("win_length", c.win_length <= c.n_fft, f"at most n_fft, {c.n_fft}"),
-        ("n_mfcc", c.n_mfcc <= c.n_mels, f"at most n_mels, {c.n_mels}"),
+        ("n_fft", c["n_fft"] % 2 == 0, "an even number"),
+        ("win_length", c["win_length"] <= c["n_fft"], f"at most n_fft, {c['n_fft']}"),
+        ("n_mfcc", c["n_mfcc"] <= c["n_mels"], f"at most n_mels, {c['n_mels']}"),
         ("f_max_hz", f_max_hz <= half_rate, f"at most half the sample rate, {half_rate:g}"),
-        ("f_min_hz", c.f_min_hz < f_max_hz, f"less than {f_max_hz:g}"),
+        ("f_min_hz", c["f_min_hz"] < f_max_hz, f"less than {f_max_hz:g}"),
     ):
         if not holds:
-            raise InputError(f"front_end.{name} is {getattr(c, name)}, expected {expected}")
+            raise InputError(f"front_end.{name} is {c[name]}, expected {expected}")
+
+
+def power_spectrum(frames: Tensor, n_fft: int) -> Tensor:
+    """Power of windowed frames, zeros added: ``(..., win_length) -> (..., n_fft // 2 + 1)``."""
+    # In place: a fresh tensor of this size costs more than the arithmetic.
+    squares = torch.view_as_real(torch.fft.rfft(frames, n_fft)).square_()
+    return squares[..., 0] + squares[..., 1]  # eight times as fast as .sum(-1) on a CPU
+
+
+class MelBands(nn.Module):
+    """Sum a spectrum into mel bands: the product with a mel matrix, without most of its zeros.
+
+    Parameters
+    ----------
+    matrix : (n_bins, n_mels)
+    """
+
+    blocks: Tensor
+
+    def __init__(self, matrix: NDArray[np.float64]) -> None:
+        super().__init__()
+        blocks, self._bins = _blocks(matrix)
+        self._n_mels = matrix.shape[1]
+        self.register_buffer("blocks", torch.from_numpy(blocks).float(), persistent=False)
+
+    def forward(self, spectrum: Tensor) -> Tensor:
+        """Weigh and sum, ``(..., n_bins) -> (..., n_mels)``."""
+        blocks = torch.split(self.blocks, [n_bins for _, n_bins in self._bins])
+        bands = [
+            spectrum.narrow(-1, first, n_bins) @ block
+            for (first, n_bins), block in zip(self._bins, blocks, strict=True)
+        ]
+        return torch.cat(bands, dim=-1)[..., : self._n_mels]
 
 
 def _blocks(mel: NDArray[np.float64]) -> tuple[NDArray[np.float64], list[tuple[int, int]]]:
@@ -289,13 +326,27 @@ def slaney_mel_matrix(
     edges = np.where(
         mels < break_mel, mels * hz_per_mel, break_hz * np.exp(log_step * (mels - break_mel))
     )
-    bins = np.linspace(0.0, sample_rate / 2, n_fft // 2 + 1)
-    ramps = edges[:, None] - bins[None, :]  # (n_mels + 2, n_bins)
+    bands = triangles(np.linspace(0.0, sample_rate / 2, n_fft // 2 + 1), edges)
+    return bands * (2.0 / (edges[2:] - edges[:-2]))
+
+
+def triangles(bins: NDArray[np.float64], edges: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Triangular bands of height 1, each from one edge over the next to the one after.
+
+    Parameters
+    ----------
+    bins : (n_bins,), where the bins lie
+    edges : (n_bands + 2,), on the same axis, increasing
+
+    Returns
+    -------
+    matrix : (n_bins, n_bands)
+    """
+    ramps = edges[None, :] - bins[:, None]  # (n_bins, n_bands + 2)
     widths = np.diff(edges)
-    rising = -ramps[:-2] / widths[:-1, None]
-    falling = ramps[2:] / widths[1:, None]
-    bands = np.maximum(0.0, np.minimum(rising, falling))
-    return np.ascontiguousarray((bands * (2.0 / (edges[2:] - edges[:-2]))[:, None]).T)
+    rising = -ramps[:, :-2] / widths[:-1]
+    falling = ramps[:, 2:] / widths[1:]
+    return np.maximum(0.0, np.minimum(rising, falling))
 
 
 def dct_matrix(n_inputs: int, n_outputs: int) -> NDArray[np.float64]:
