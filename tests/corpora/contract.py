@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from types import ModuleType
@@ -53,6 +54,45 @@ TEXTS: dict[str, Mapping[str, str]] = {
 }
 
 
+def mosei_labels(
+    videos: Mapping[str, Sequence[tuple[float, ...]]], *, sequence: str = "All Labels"
+) -> bytes:
+    """Make a label file as the CMU Multimodal SDK writes it.
+
+    Each clip of a video is start, end, sentiment, happy, sad, anger, surprise, disgust, fear.
+    """
+    h5py = pytest.importorskip("h5py")
+    content = io.BytesIO()
+    with h5py.File(content, "w") as file:
+        for video, clips in videos.items():
+            rows = np.asarray(clips, dtype=np.float32).reshape(-1, 9)
+            file[f"{sequence}/data/{video}/intervals"] = rows[:, :2]
+            file[f"{sequence}/data/{video}/features"] = rows[:, 2:]
+        file[f"{sequence}/metadata/root name"] = [b'"All Labels"']
+        file[f"{sequence}/metadata/dimension names"] = [b'["sentiment", "happy"]']
+    return content.getvalue()
+
+
+def files_of(key: str) -> Mapping[str, str | bytes]:
+    """Files that a reader needs beside the sound files: relative path -> content."""
+    if key != "cmu_mosei":
+        return TEXTS.get(key, {})
+    labels = mosei_labels(
+        {
+            "--qXJuDtHPw": [(0.0, 0.4, -1, 0, 0, 2, 0, 0, 0)],
+            "-3g5yACwYnA": [(0.1, 0.5, 1, 0, 0, 0, 0, 0, 0), (0, 0.2, 0, 0.4, 0, 0, 0, 0, 0)],
+            "102858": [(0.0, 0.3, 0, 0, 1, 0, 0, 0, 0)],
+            "_0efYOjQYRc": [(0.0, 9.0, 2, 1, 0, 0, 0, 0, 0)],
+            "hh04W3xXa5s": [(-0.4, 0.4, 2, 0.66, 0.33, 0, 0, 0, 0)],
+        }
+    )
+    words = "-3g5yACwYnA___0___0.1___0.5___One word.\n"
+    return {
+        "Labels/CMU_MOSEI_Labels.csd": labels,
+        "Transcript/Segmented/Combined/-3g5yACwYnA.txt": words,
+    }
+
+
 def write_noise(
     path: Path, *, seed: int = 0, seconds: float = 0.5, sample_rate: int = 8000
 ) -> Path:
@@ -63,13 +103,16 @@ def write_noise(
     return path
 
 
-def build_tree(root: Path, names: Sequence[str], texts: Mapping[str, str] | None = None) -> Path:
+def build_tree(
+    root: Path, names: Sequence[str], files: Mapping[str, str | bytes] | None = None
+) -> Path:
     """Build a toy copy of a corpus: half-second files of noise under real names."""
     for seed, name in enumerate(names):
         write_noise(root / name, seed=seed)
-    for name, text in (texts or {}).items():
+    for name, content in (files or {}).items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_text(text, encoding="utf-8")
+        data = content if isinstance(content, bytes) else content.encode()
+        (root / name).write_bytes(data)
     return root
 
 
@@ -166,7 +209,7 @@ def assert_wrong_folder_is_refused(key: str, module: ModuleType, folder: Path) -
 
 def assert_contract(key: str, module: ModuleType, folder: Path) -> None:
     """All of the above, in a folder of its own."""
-    root = build_tree(folder / "corpus", module.NAMES, TEXTS.get(key))
+    root = build_tree(folder / "corpus", module.NAMES, files_of(key))
     assert_header(module)
     assert_readable(key, module, root)
     assert_hidden_files_do_not_matter(module, root)

@@ -300,6 +300,52 @@ def test_iemocap_ratings_above_the_scale_are_cut(contract: ModuleType, tmp_path:
     assert one.transcript is None
 
 
+@pytest.mark.parametrize(("style", "n_turns"), [("improvised", 8), ("scripted", 3), ("all", 11)])
+def test_iemocap_keeps_the_turns_of_one_style(
+    style: str, n_turns: int, contract: ModuleType, tmp_path: Path
+) -> None:
+    contract.build_tree(tmp_path, iemocap.NAMES, contract.TEXTS["iemocap"])
+    utterances = corpora.read_corpus(
+        "iemocap", tmp_path, allow_incomplete=True, options={"style": style}
+    )
+    assert len(utterances) == n_turns
+    assert style == "all" or {one.style for one in utterances} == {style}
+    assert utterances == [one for one in iemocap.read(tmp_path) if style in ("all", one.style)]
+
+
+def test_iemocap_counts_are_those_of_the_style_and_the_summary_states_it(
+    contract: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    contract.build_tree(tmp_path, iemocap.NAMES, contract.TEXTS["iemocap"])
+    options = {"style": "improvised"}
+    with pytest.raises(CorpusError, match=r"8 of 4784 utterances.*; read with style = improvised"):
+        corpora.load_corpus("iemocap", tmp_path, options=options)
+    monkeypatch.setattr(iemocap, "_N_TURNS", {"improvised": 8})
+    monkeypatch.setattr(iemocap, "EXPECTED", CorpusCounts(n_utterances=11, n_speakers=4))
+    _, check = corpora.load_corpus("iemocap", tmp_path, options=options)
+    assert check.complete
+    assert check.summary == (
+        "iemocap: complete, 8 utterances, 4 speakers, 7 classes; read with style = improvised"
+    )
+    _, check = corpora.load_corpus("iemocap", tmp_path)
+    assert check.summary == "iemocap: complete, 11 utterances, 4 speakers, 10 classes"
+
+
+def test_iemocap_refuses_a_style_that_is_unknown_or_absent(
+    contract: ModuleType, tmp_path: Path
+) -> None:
+    improvised = [name for name in iemocap.NAMES if "impro" in name]
+    contract.build_tree(tmp_path, improvised, contract.TEXTS["iemocap"])
+    with pytest.raises(CorpusError, match="no scripted turns below"):
+        iemocap.read(tmp_path, style="scripted")
+    with pytest.raises(CorpusError, match="unknown style 'impro': expected one of improvised"):
+        iemocap.read(tmp_path, style="impro")  # type: ignore[arg-type]
+
+
+def test_iemocap_styles_add_up_to_the_release() -> None:
+    assert sum(iemocap._N_TURNS.values()) == iemocap.EXPECTED.n_utterances
+
+
 def test_iemocap_needs_evaluations(contract: ModuleType, tmp_path: Path) -> None:
     contract.build_tree(tmp_path, iemocap.NAMES)
     with pytest.raises(CorpusError, match="give the folder of the full release"):

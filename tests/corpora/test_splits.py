@@ -166,12 +166,13 @@ def test_every_split_tests_every_utterance_once_and_shares_no_id(split_name: str
         assert fold.test
         assert fold.dev
         assert set(parts) <= {u.id for u in utterances}
-        if split_name not in ("speaker_and_sentence",):
+        if split_name not in ("speaker_and_sentence", "rotating_folds"):
             assert len(parts) == len(utterances)
     tested = Counter(uid for fold in folds for uid in fold.test)
-    n_expected = 4 if split_name == "official" else len(utterances)
-    assert len(tested) == n_expected
-    assert set(tested.values()) == {1}
+    # Of 48 utterances the last of five dealt folds has nine.
+    n_expected = {"official": 4, "rotating_folds": 39, "rotating_folds_held_out": 9}
+    assert len(tested) == n_expected.get(split_name, len(utterances))
+    assert set(tested.values()) == {4 if split_name == "rotating_folds_held_out" else 1}
     assert len({fold.name for fold in folds}) == len(folds)
 
 
@@ -269,6 +270,42 @@ def test_speaker_folds_balance_classes() -> None:
     ]
     for fold in make_folds(utterances, "speaker_folds", SplitOptions(n_folds=4)):
         assert {u.label for u in utterances if u.id in fold.test} == {"sad", "happy"}
+
+
+def test_rotating_folds_are_dealt_in_turn_and_the_last_is_never_touched() -> None:
+    utterances = toy()
+    options = SplitOptions(n_folds=5, seed=111111, dev="test")
+    folds = make_folds(utterances, "rotating_folds", options)
+    assert [len(fold.test) for fold in folds] == [10, 10, 10, 9]
+    assert [fold.name for fold in folds] == ["fold-01", "fold-02", "fold-03", "fold-04"]
+    seen = {uid for fold in folds for uid in (*fold.train, *fold.dev, *fold.test)}
+    assert len(seen) == len(utterances) - 9
+    for fold in folds:
+        assert fold.dev == fold.test
+        assert {*fold.train} == {uid for other in folds if other is not fold for uid in other.test}
+
+
+def test_the_held_out_fold_of_the_rotation_is_the_one_that_the_other_split_never_touches() -> None:
+    utterances = toy()
+    rotating = make_folds(utterances, "rotating_folds", SplitOptions(seed=3, dev="test"))
+    held_out = make_folds(utterances, "rotating_folds_held_out", SplitOptions(seed=3))
+    seen = {uid for fold in rotating for uid in fold.test}
+    for fold, same in zip(held_out, rotating, strict=True):
+        assert fold.test == tuple(u.id for u in utterances if u.id not in seen)
+        assert (fold.train, fold.dev) == (same.train, same.test)
+    others = make_folds(utterances, "rotating_folds_held_out", SplitOptions(seed=4))
+    assert others != held_out
+
+
+def test_another_dev_rule_leaves_the_rotating_fold_unused() -> None:
+    utterances = toy()
+    with_dev = make_folds(utterances, "rotating_folds_held_out")
+    for fold, same in zip(
+        make_folds(utterances, "rotating_folds_held_out", SplitOptions(dev="none")),
+        with_dev,
+        strict=True,
+    ):
+        assert (fold.train, fold.dev, fold.test) == (same.train, (), same.test)
 
 
 def test_stratified_folds_keep_class_shares() -> None:
@@ -389,6 +426,8 @@ def test_each_split_has_a_default_dev_rule_that_exists(split_name: str) -> None:
         ("official", None, ("official parts",)),
         ("random_folds", "test", (SPEAKER_DEPENDENT, SENTENCES_SHARED, SELECTED_ON_TEST)),
         ("leave_one_session_out", "test", (SENTENCES_SHARED, SELECTED_ON_TEST)),
+        ("rotating_folds", "test", (SPEAKER_DEPENDENT, SENTENCES_SHARED, SELECTED_ON_TEST)),
+        ("rotating_folds_held_out", None, (SPEAKER_DEPENDENT, SENTENCES_SHARED)),
     ],
 )
 def test_protocols_carry_their_warning_words(
@@ -437,6 +476,10 @@ def test_words_of_official_parts_follow_what_was_found() -> None:
         ("leave_one_speaker_out", {"n_dev": 5}, "needs at least 6 speakers, got 5.*take fewer"),
         ("leave_one_speaker_out", {"dev": "other_speaker"}, "belongs to the split leave_one_sess"),
         ("leave_one_speaker_out", {"dev": "official"}, "belongs to the split official"),
+        ("rotating_folds", {"dev": "rotating"}, "belongs to the split rotating_folds_held_out"),
+        ("official", {"dev": "rotating"}, "48 of 48 utterances have no official part"),
+        ("rotating_folds", {"n_folds": 2}, "at least 3 are needed"),
+        ("rotating_folds_held_out", {"n_folds": 49}, "49 folds need at least as many"),
     ],
 )
 def test_impossible_requests_are_refused_in_one_line(

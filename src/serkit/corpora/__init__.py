@@ -6,7 +6,8 @@ from and what is odd about it, and offers the same names: ``TITLE``, ``LANGUAGE`
 Three names are optional: ``parse(path, name)``, where everything about an utterance is in the name
 of its file; ``CHANNEL``, where the channels must not be averaged; ``IGNORED``, glob patterns of
 sound files that belong to the release but are no utterances. ``OPTIONS`` names the keyword
-arguments that ``read`` takes beyond the root.
+arguments that ``read`` takes beyond the root. Where what a complete copy holds depends on them,
+``read_with_counts(root, ...)`` returns the utterances and the counts that stand for ``EXPECTED``.
 
 Readers take the layout as released. They read names and labels only; whether the sound files are
 sound is for :func:`serkit.corpora.check.verify_audio`.
@@ -24,6 +25,7 @@ from typing import Any
 from serkit.audio import Channel, find_sound_files
 from serkit.corpora import (
     casia,
+    cmu_mosei,
     crema_d,
     emodb,
     emovo,
@@ -36,7 +38,7 @@ from serkit.corpora import (
     tess,
 )
 from serkit.corpora.check import CorpusCheck, check_corpus
-from serkit.corpora.manifest import CorpusError
+from serkit.corpora.manifest import CorpusCounts, CorpusError
 from serkit.types import Utterance
 
 __all__ = [
@@ -52,6 +54,7 @@ __all__ = [
 
 CORPORA: dict[str, ModuleType] = {
     "casia": casia,
+    "cmu_mosei": cmu_mosei,
     "crema_d": crema_d,
     "emodb": emodb,
     "emovo": emovo,
@@ -66,12 +69,14 @@ CORPORA: dict[str, ModuleType] = {
 
 ALIASES: dict[str, str] = {
     "berlin": "emodb",
+    "cmu-mosei": "cmu_mosei",
     "crema": "crema_d",
     "crema-d": "crema_d",
     "cremad": "crema_d",
     "csv": "table",
     "emo-db": "emodb",
     "emo_db": "emodb",
+    "mosei": "cmu_mosei",
     "ravde": "ravdess",
 }
 """Names of the literature, in lower case -> key in :data:`CORPORA`."""
@@ -119,7 +124,8 @@ def read_corpus(
         Accept a copy with missing or additional utterances.
     options
         Keyword arguments of the reader, as its ``OPTIONS`` lists them:
-        ``{"speaker_pattern": ...}`` for ``folder``, ``{"columns": {...}}`` for ``table``.
+        ``{"speaker_pattern": ...}`` for ``folder``, ``{"columns": {...}}`` for ``table``,
+        ``{"style": "improvised"}`` for ``iemocap``.
 
     Returns
     -------
@@ -141,7 +147,10 @@ def load_corpus(
     allow_incomplete: bool = False,
     options: Mapping[str, Any] | None = None,
 ) -> tuple[list[Utterance], CorpusCheck]:
-    """Read a corpus as :func:`read_corpus` does, and return the check of its counts as well."""
+    """Read a corpus as :func:`read_corpus` does, and return the check of its counts as well.
+
+    The check's summary states the options, so that whatever quotes it says what was read.
+    """
     key, module = get_corpus(name)
     root = Path(root)
     for option in options or {}:
@@ -151,13 +160,14 @@ def load_corpus(
                 f"{key}: unknown option '{option}': "
                 + (f"expected one of {', '.join(known)}" if known else "this reader has none")
             )
-    utterances: list[Utterance] = module.read(root, **(options or {}))
+    utterances, expected = _read(module, root, options or {})
     check = check_corpus(
         utterances,
-        module.EXPECTED,
+        expected,
         corpus=key,
         names=module.NAMES,
         unexpected=_unused(root, utterances, getattr(module, "IGNORED", ())),
+        options=options,
     )
     if not check.complete and not allow_incomplete:
         raise CorpusError(
@@ -185,6 +195,16 @@ def catalogue() -> list[dict[str, Any]]:
         }
         for name, module in sorted(CORPORA.items())
     ]
+
+
+def _read(
+    module: ModuleType, root: Path, options: Mapping[str, Any]
+) -> tuple[list[Utterance], CorpusCounts]:
+    """Read, and tell what a complete copy holds under these options."""
+    if hasattr(module, "read_with_counts"):
+        counted: tuple[list[Utterance], CorpusCounts] = module.read_with_counts(root, **options)
+        return counted
+    return module.read(root, **options), module.EXPECTED
 
 
 def _unused(root: Path, utterances: list[Utterance], ignored: tuple[str, ...]) -> list[str]:

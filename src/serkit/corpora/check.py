@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from serkit.audio import AudioError, AudioInfo, load_audio, probe, require_sound
 from serkit.corpora.manifest import CorpusCounts
@@ -44,6 +45,8 @@ class CorpusCheck:
     unexpected
         Sound files below the root, relative to it, that no utterance uses. They do not make a copy
         incomplete.
+    options
+        What the reader was told beyond the root; the summary states it.
     """
 
     corpus: str
@@ -52,6 +55,7 @@ class CorpusCheck:
     speakers: tuple[str, ...] = ()
     names: tuple[str, ...] = ()
     unexpected: tuple[str, ...] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def complete(self) -> bool:
@@ -107,16 +111,18 @@ class CorpusCheck:
 
     @property
     def summary(self) -> str:
-        """One line: complete or not, and the counts."""
+        """One line: complete or not, the counts, and the options of the reader."""
         found = self.found
+        told = ", ".join(f"{name} = {value}" for name, value in sorted(self.options.items()))
+        told = f"; read with {told}" if told else ""
         size = (
             f"{found.n_utterances} utterances, {found.n_speakers} speakers, "
             f"{len(found.per_label)} classes"
         )
         if self.complete:
             known = self.expected.n_utterances is not None
-            return f"{self.corpus}: {'complete, ' if known else ''}{size}"
-        return f"{self.corpus}: incomplete, {'; '.join(self.differences())}"
+            return f"{self.corpus}: {'complete, ' if known else ''}{size}{told}"
+        return f"{self.corpus}: incomplete, {'; '.join(self.differences())}{told}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,6 +182,7 @@ def check_corpus(
     corpus: str,
     names: Sequence[str] = (),
     unexpected: Sequence[str] = (),
+    options: Mapping[str, Any] | None = None,
 ) -> CorpusCheck:
     """Compare what was read with what a complete copy of the corpus holds.
 
@@ -191,6 +198,8 @@ def check_corpus(
         The corpus module's ``NAMES``.
     unexpected
         Sound files that no utterance uses, relative to the root.
+    options
+        Keyword arguments that the reader was given.
     """
     return CorpusCheck(
         corpus=corpus,
@@ -199,6 +208,7 @@ def check_corpus(
         speakers=tuple(sorted({one.speaker for one in utterances})),
         names=tuple(names),
         unexpected=tuple(unexpected),
+        options=dict(options or {}),
     )
 
 

@@ -19,7 +19,8 @@ the speaker of the turn is given by the *last* letter, M. Speakers are named ``S
 ``Ses05M`` here.
 
 Published class selections: angry 1103, happy + excited 1636, neutral 1708, sad 1084 (5531 turns;
-TIM-Net's order angry, happy, neutral, sad); improvised turns only with excited for happy (2659).
+TIM-Net's order angry, happy, neutral, sad); improvised turns only with excited for happy (2659):
+``style="improvised"`` reads those alone, 4784 of all turns.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ import logging
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal, get_args
 
 from serkit.audio import SOUND_SUFFIXES, find_sound_files
 from serkit.corpora.manifest import (
@@ -87,8 +89,13 @@ QUIRKS = (
     "Transcripts hold bracketed events such as [LAUGHTER]; they are kept.",
 )
 IGNORED = ("*Session[1-5]/dialog/*", "dialog/*")
+OPTIONS = ("style",)
+
+Style = Literal["improvised", "scripted", "all"]
 
 logger = logging.getLogger(__name__)
+
+_N_TURNS = {"improvised": 4784, "scripted": 5255}
 
 _LABELS = {
     "ang": "angry",
@@ -132,16 +139,47 @@ def parse(path: Path, name: str) -> Utterance | None:
     )
 
 
-def read(root: Path) -> list[Utterance]:
+def read(root: Path, *, style: Style = "all") -> list[Utterance]:
     """Read the corpus from the folder that holds ``Session1`` ... ``Session5``.
 
     Turns whose sound is not there are left out.
 
+    Parameters
+    ----------
+    root
+        The folder of the full release.
+    style
+        ``improvised`` or ``scripted`` keeps the turns of that style alone.
+
     Raises
     ------
     CorpusError
-        If there are no evaluations or no sound below the folder, or an evaluation cannot be read.
+        If the style is unknown, there are no evaluations or no sound of that style below the
+        folder, or an evaluation cannot be read.
     """
+    if style not in get_args(Style):
+        raise CorpusError(
+            f"iemocap: unknown style '{style}': expected one of {', '.join(get_args(Style))}"
+        )
+    turns = [turn for turn in _all_turns(root) if style in ("all", turn.style)]
+    if not turns:
+        raise CorpusError(
+            f"iemocap: no {style} turns below {root}: get the rest of the release, or choose "
+            "style 'all'"
+        )
+    return turns
+
+
+def read_with_counts(root: Path, *, style: Style = "all") -> tuple[list[Utterance], CorpusCounts]:
+    """Read as :func:`read` does, and say how many turns of that style the release holds."""
+    turns = read(root, style=style)
+    if style == "all":
+        return turns, EXPECTED
+    return turns, CorpusCounts(n_utterances=_N_TURNS[style], n_speakers=EXPECTED.n_speakers)
+
+
+def _all_turns(root: Path) -> list[Utterance]:
+    """Read the turns of both styles, in serkit's order."""
     root = require_folder(root, "iemocap")
     evaluations = [
         path

@@ -62,6 +62,12 @@ _DEV_SHARES = {
 }
 
 _PARTS = ("train", "dev", "test")
+# Dev rule -> the split that prescribes its dev part.
+_PRESCRIBING = {
+    "official": "official",
+    "other_speaker": "leave_one_session_out",
+    "rotating": "rotating_folds_held_out",
+}
 _Axis = Literal["speaker", "sentence", "session"]
 _Rule = TypeVar("_Rule")
 
@@ -73,12 +79,13 @@ class SplitOptions:
     Attributes
     ----------
     n_folds
-        Number of folds, or of speaker groups for ``speaker_and_sentence``. ``None``: the split's
-        own number. The leave-one-out splits, ``official`` and ``cross_corpus`` take none.
+        Number of folds, or of speaker groups for ``speaker_and_sentence``; the rotating splits
+        make one rotation less. ``None``: the split's own number. The leave-one-out splits,
+        ``official`` and ``cross_corpus`` take none.
     n_sentence_folds
         Number of sentence groups, for ``speaker_and_sentence`` alone.
     seed
-        Shuffles ``random_folds``, ``stratified_folds`` and the ``random`` dev rule; nothing else.
+        Shuffles the random and the rotating splits and the ``random`` dev rule; nothing else.
     dev
         Name of a dev rule; ``None``: the split's own (``speaker`` wherever the split keeps
         speakers apart).
@@ -476,6 +483,49 @@ def _stratified_folds(utterances: Sequence[Utterance], options: SplitOptions) ->
     return _indexed_cells(utterances, splitter.split(np.zeros((len(labels), 1)), labels))
 
 
+def _rotating_folds(utterances: Sequence[Utterance], options: SplitOptions) -> list[_Cell]:
+    *rotating, _ = _dealt_folds(utterances, "rotating_folds", options)
+    return _rotations(utterances, rotating)
+
+
+def _rotating_folds_held_out(utterances: Sequence[Utterance], options: SplitOptions) -> list[_Cell]:
+    *rotating, last = _dealt_folds(utterances, "rotating_folds_held_out", options)
+    test = [u for u in utterances if u.id in last]
+    # Another dev rule carves from what is trained on; the fold of the rotation is then unused.
+    prescribed = options.dev == "rotating"
+    return [
+        replace(cell, test=test, dev=cell.test if prescribed else None)
+        for cell in _rotations(utterances, rotating)
+    ]
+
+
+def _dealt_folds(
+    utterances: Sequence[Utterance], split_name: str, options: SplitOptions
+) -> list[frozenset[str]]:
+    """Shuffle the ids and deal them into folds in turn, whatever order they come in."""
+    n_folds = _n_folds_of_utterances(utterances, split_name, options, default=5)
+    if n_folds < 3:
+        raise CorpusError(
+            f"{split_name}: n_folds = {n_folds}: of the folds one is left out and one is judged "
+            "by, so at least 3 are needed to train on the rest"
+        )
+    ids = sorted(u.id for u in utterances)
+    order = np.random.default_rng(options.seed).permutation(len(ids))
+    return [frozenset(ids[i] for i in order[first::n_folds]) for first in range(n_folds)]
+
+
+def _rotations(utterances: Sequence[Utterance], rotating: Sequence[frozenset[str]]) -> list[_Cell]:
+    """Take each fold once as test part and train on the others."""
+    return [
+        _Cell(
+            f"fold-{number:02d}",
+            [u for u in utterances if any(u.id in fold for fold in rotating if fold is not test)],
+            [u for u in utterances if u.id in test],
+        )
+        for number, test in enumerate(rotating, start=1)
+    ]
+
+
 def _official(utterances: Sequence[Utterance], options: SplitOptions) -> list[_Cell]:
     if options.n_folds is not None:
         raise CorpusError(
@@ -607,7 +657,7 @@ def _dev_prescribed(
     cell: _Cell, index: int, options: SplitOptions
 ) -> tuple[list[Utterance], list[Utterance]]:
     if cell.dev is None:
-        split_name = "official" if options.dev == "official" else "leave_one_session_out"
+        split_name = _PRESCRIBING[options.dev or ""]
         raise CorpusError(
             f"dev rule '{options.dev}' belongs to the split {split_name}: choose that split, or "
             "another dev rule such as 'speaker'"
@@ -688,6 +738,19 @@ SPLITS: Mapping[str, Split] = {
         default_dev="random",
         summary="shuffled utterances with equal class shares; speaker-dependent",
     ),
+    "rotating_folds": Split(
+        make=_rotating_folds,
+        separates=frozenset(),
+        default_dev="random",
+        summary="shuffled utterances dealt into k folds, the last one unused, each other one the "
+        "test part once; speaker-dependent",
+    ),
+    "rotating_folds_held_out": Split(
+        make=_rotating_folds_held_out,
+        separates=frozenset(),
+        default_dev="rotating",
+        summary="the same folds, the last one the test part of every rotation; speaker-dependent",
+    ),
 }
 
 DEV_RULES: Mapping[str, DevRule] = {
@@ -720,6 +783,11 @@ DEV_RULES: Mapping[str, DevRule] = {
         carve=_dev_prescribed,
         separates=frozenset(),
         summary="the dev part that the corpus itself prescribes",
+    ),
+    "rotating": DevRule(
+        carve=_dev_prescribed,
+        separates=frozenset(),
+        summary="the fold that rotates, where the test part stays; same speakers as train",
     ),
     "random": DevRule(
         carve=_dev_random,
@@ -852,9 +920,9 @@ def _next_values(cell: _Cell, index: int, axis: _Axis, n_wanted: int) -> set[str
 
 
 def _n_folds_of_utterances(
-    utterances: Sequence[Utterance], split_name: str, options: SplitOptions
+    utterances: Sequence[Utterance], split_name: str, options: SplitOptions, *, default: int = 10
 ) -> int:
-    n_folds = 10 if options.n_folds is None else options.n_folds
+    n_folds = default if options.n_folds is None else options.n_folds
     if n_folds > len(utterances):
         raise CorpusError(
             f"{split_name}: {n_folds} folds need at least as many utterances, got "

@@ -16,7 +16,7 @@ __all__ = ["examine"]
 # package -> (extra that brings it, what it is for)
 _OPTIONAL = {
     "espeakng-loader": ("demo", "real words in the synthetic corpus"),
-    "h5py": ("keras-weights", "reading the authors' Keras weights"),
+    "h5py": ("keras-weights", "reading the authors' Keras weights and CMU-MOSEI's label file"),
 }
 _CORE = ("torch", "numpy", "soundfile", "soxr", "scikit-learn", "lightning-fabric", "safetensors")
 
