@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from serkit.evaluation import Predictions, PredictionsError, read_predictions, write_predictions
+from serkit.types import InputError
 
 HEADER = "id,speaker,fold,seed,truth,score_happy,score_sad"
 
@@ -75,7 +76,7 @@ def test_label_order_can_be_given_for_a_table_without_scores(table) -> None:
         ([HEADER, "1,s,1,0,sad,nan,0.5"], "score of 'happy' is nan.*1 of 1 rows"),
         ([HEADER, "1,s,1,0,sad,,0.5"], "'' in column 'score_happy' is not a number"),
         ([HEADER, "1,s,1,0,sad,-2,3"], "score of 'happy' is -2, expected 0 to 1"),
-        ([HEADER, "1,s,1,0,sad,0.5,0.5"] * 1 + ["1,s,2,0,sad,0.5,0.5"], "occurs a second time"),
+        ([HEADER, "1,s,1,0,sad,0.5,0.5", "1,s,1,0,sad,0.4,0.6"], "occurs a second time in fold 1"),
         ([HEADER, "1,s,1,zero,sad,0.5,0.5"], "'zero' in column 'seed'"),
         ([HEADER, "1,s,1,0,,0.5,0.5"], "empty 'truth'"),
         ([HEADER, "1,s,1,0,sad,0.5,0.5", "2,,1,0,sad,0.5,0.5"], "row 2 .* has no speaker"),
@@ -140,3 +141,79 @@ def test_a_failed_write_leaves_the_old_table_and_no_litter(tmp_path, toy_predict
         write_predictions(path, toy_predictions(n_seeds=2))
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == ["p.csv"]
+
+
+SETS = "id,truth_set,score_happy,score_sad"
+
+
+def test_the_column_truth_set_makes_a_table_multi_label(table) -> None:
+    path = table(SETS, "1,sad+happy,0.7,0.6", "2,sad,0.5,0.2")
+    predictions = read_predictions(path)
+    assert predictions.multi_label
+    assert predictions.truth.tolist() == ["happy+sad", "sad"]
+    assert predictions.predicted.tolist() == ["happy+sad", ""]
+    assert predictions.truth_sets.tolist() == [[True, True], [False, True]]
+    assert predictions.predicted_sets.tolist() == [[True, True], [False, False]]
+
+
+def test_a_written_multi_label_table_reads_back_the_same(tmp_path, toy) -> None:
+    before = toy.toy_sets()
+    after = read_predictions(write_predictions(tmp_path / "predictions.csv", before))
+    assert after.multi_label
+    assert after.notes == ()
+    for name in ("ids", "truth", "predicted", "speakers", "folds", "seeds"):
+        assert np.array_equal(getattr(after, name), getattr(before, name)), name
+    assert np.allclose(after.scores, before.scores, atol=1e-9)
+
+
+def test_predicted_sets_alone_are_enough_and_may_be_empty(table) -> None:
+    predictions = read_predictions(table("id,truth_set,predicted_set", "1,sad+fear,sad", "2,sad,"))
+    assert predictions.classes == ("fear", "sad")
+    assert predictions.predicted.tolist() == ["sad", ""]
+
+
+@pytest.mark.parametrize(
+    ("lines", "note"),
+    [
+        (["id,truth_set,score_a,score_b", "1,a,0.7,0.3", "2,b,0.2,0.8"], "as those of a softmax"),
+        (
+            ["id,truth_set,predicted_set,score_a,score_b", "1,a,b,0.7,0.6", "2,b,b,0.2,0.9"],
+            "above 0.5 in 1 of 2 rows",
+        ),
+    ],
+)
+def test_suspicious_multi_label_scores_are_noted(table, lines, note) -> None:
+    with pytest.warns(UserWarning, match=note):
+        read_predictions(table(*lines))
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (["id,truth,truth_set,predicted", "1,a,a,a"], "column 'truth' beside 'truth_set'"),
+        (["id,truth_set,predicted", "1,a,a"], "column 'predicted' beside 'truth_set'"),
+        (["id,truth,predicted_set", "1,a,a"], "column 'predicted_set' without 'truth_set'"),
+        (["id,truth_set", "1,a"], "neither a column 'predicted_set' nor"),
+        ([SETS, "1,,0.7,0.3"], r"row 1 \(id 1\) has an empty 'truth_set'"),
+        ([SETS, "1,sad+,0.7,0.3"], "'sad\\+' is no set of classes"),
+        ([SETS, "1,sad+sad,0.7,0.3"], "is no set of classes: join each class once"),
+        ([SETS, "1,sad,0.7,0.3", "2,sad+fear,0.7,0.3"], r"row 2 .*: truth_set 'fear' is not among"),
+        (["id,truth_set,score_a+b,score_c", "1,c,0.7,0.3"], "class 'a\\+b' contains"),
+        ([SETS.replace("_set", ""), "1,happy+sad,0.7,0.3"], "truth 'happy\\+sad' joins several"),
+        (["id,truth,predicted", "1,a,a", "2,b,a+b"], "predicted 'a\\+b' joins several classes"),
+    ],
+)
+def test_contradictions_about_sets_are_refused_in_one_line(table, lines, message) -> None:
+    with pytest.raises(PredictionsError, match=message) as caught:
+        read_predictions(table(*lines))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_single_class_may_be_called_what_it_likes(table) -> None:
+    path = table("id,truth,score_a+b,score_a,score_b", "1,a+b,0.6,0.2,0.2")
+    assert read_predictions(path).truth.tolist() == ["a+b"]
+
+
+def test_a_multi_label_table_has_no_class_indices(toy) -> None:
+    with pytest.raises(InputError, match="several classes per utterance, but one is needed"):
+        _ = toy.toy_sets().truth_index

@@ -370,3 +370,60 @@ def test_a_damaged_table_stops_the_report(tmp_path) -> None:
     assert not (tmp_path / "report.html").exists()
     with pytest.raises(PredictionsError):
         read_predictions(tmp_path / "predictions.csv")
+
+
+@pytest.fixture(scope="module")
+def finished_sets(toy, tmp_path_factory) -> Path:
+    run = toy.write_toy_set_run(tmp_path_factory.mktemp("runs") / "run")
+    write_report(run)
+    return run
+
+
+def test_a_multi_label_page_shows_what_has_a_meaning_there(finished_sets) -> None:
+    text = (finished_sets / "report.html").read_text(encoding="utf-8")
+    assert Page(text).open == []
+    assert re.findall(r"<h2>(.*?)</h2>", text) == [
+        "What to make of it",
+        "Classes",
+        "Scores by fold",
+        "Learning curves",
+        "Leak check",
+        "Environment and configuration",
+        "Definitions",
+    ]
+    for words in ("mean recall (UA)", "exact match (WA)", "two-class UAR", "recall (sensitivity)"):
+        assert words in text
+    assert "is above chance" in text
+
+
+def test_multi_label_metrics_json_holds_the_numbers_of_the_page(finished_sets) -> None:
+    numbers = json.loads((finished_sets / "metrics.json").read_text(encoding="utf-8"))
+    text = (finished_sets / "report.html").read_text(encoding="utf-8")
+    assert numbers["multi_label"] is True
+    assert list(numbers["intervals"]) == ["mean_recall", "exact_match", "binary_uar", "f1_macro"]
+    for value in numbers["pooled"].values():
+        assert f"{100 * value['mean']:.1f}" in text
+
+
+def test_coverage_and_experts_are_shown_where_a_run_has_them(tmp_path, write_toy_run) -> None:
+    run = write_toy_run(tmp_path / "run")
+    for figure in ("curves.csv", "embeddings.npz"):
+        (run / figure).unlink()
+    content = json.loads((run / "run.json").read_text())
+    content["coverage"] = {"n_utterances": 400, "n_judged": 360, "reason": "shorter than 2 s"}
+    content["experts"] = {"angry": {"uar": 0.812, "war": 0.9, "f1": 0.7}}
+    (run / "run.json").write_text(json.dumps(content))
+    text = write_report(run, audio=False).read_text(encoding="utf-8")
+    caution = "40 of 400 utterances (10.0 %) are not judged: shorter than 2 s"
+    assert f"<li>{caution}.</li>" in text
+    assert '<tr><th scope="row">angry</th><td>81.2</td><td>90.0</td><td>70.0</td></tr>' in text
+    numbers = json.loads((run / "metrics.json").read_text())
+    assert numbers["not_judged"] == caution
+    assert numbers["coverage"]["n_judged"] == 360
+    assert numbers["experts"] == content["experts"]
+
+
+def test_a_page_without_experts_has_no_table_of_them(finished) -> None:
+    text = (finished / "report.html").read_text(encoding="utf-8")
+    assert "Experts" not in text
+    assert "not judged" not in text

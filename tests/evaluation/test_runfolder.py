@@ -119,3 +119,33 @@ def test_embeddings_that_would_run_code_or_do_not_fit_are_refused(tmp_path, writ
     np.savez(run / "embeddings.npz", id=pickled, fold=ids, seed=zeros, embedding=np.zeros((2, 4)))
     with pytest.raises(RunFolderError, match="cannot be read as arrays"):
         read_run(run)
+
+
+def test_coverage_is_said_only_where_utterances_are_left_out(tmp_path, write_toy_run) -> None:
+    run = write_toy_run(tmp_path / "run")
+    assert read_run(run).not_judged == ""
+    change_json(run / "run.json", coverage={"n_utterances": 360, "n_judged": 360})
+    assert read_run(run).not_judged == ""
+    part = {"n_utterances": 400, "n_judged": 360, "reason": "shorter than 2 s"}
+    change_json(run / "run.json", coverage=part)
+    expected = "40 of 400 utterances (10.0 %) are not judged: shorter than 2 s"
+    assert read_run(run).not_judged == expected
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"coverage": {"n_utterances": 3, "n_judged": 4}}, "coverage is .*at most n_utterances"),
+        ({"coverage": {"n_judged": 4}}, "expected n_utterances and n_judged"),
+        ({"experts": {"sad": {"uar": 0.5}}}, "expected uar, war and f1 of every class"),
+        ({"experts": [1]}, "expected uar, war and f1"),
+        ({"multi_label": True}, "run.json says several classes per utterance, the columns of"),
+    ],
+)
+def test_a_run_json_that_contradicts_itself_is_refused(
+    tmp_path, write_toy_run, changes, message
+) -> None:
+    run = write_toy_run(tmp_path / "run")
+    change_json(run / "run.json", **changes)
+    with pytest.raises(RunFolderError, match=message):
+        read_run(run)

@@ -1,9 +1,12 @@
+import json
+
 import numpy as np
 import pytest
 from openpyxl import load_workbook
 from sklearn import metrics as oracle
 
 from serkit.evaluation import Predictions, read_run, summarize, write_predictions
+from serkit.evaluation.summary import judge
 from serkit.evaluation.workbook import Sheet, save_sheets, sheet_name, write_workbook
 
 
@@ -126,3 +129,32 @@ def test_undefined_values_are_empty_cells(tmp_path) -> None:
     rows = cells(load_workbook(path)["fold all"])
     happy = [row for row in rows if row[0] == "happy"][-1]
     assert happy[1:5] == [0, None, None, 0]
+
+
+def test_a_multi_label_workbook_scores_each_class_instead_of_matrices(tmp_path, toy) -> None:
+    folder = read_run(toy.write_toy_set_run(tmp_path / "run"))
+    summary = judge(folder.predictions)
+    workbook = load_workbook(write_workbook(tmp_path / "results.xlsx", folder, summary))
+    assert workbook.sheetnames == ["summary", "classes"]
+    rows = cells(workbook["summary"])
+    assert find(rows, "exact match (WA)")[1] == pytest.approx(
+        summary.scores.pooled["exact_match"].mean
+    )
+    assert len([row for row in rows if row[0] == "1"]) == 2
+    happy = find(cells(workbook["classes"]), "happy")
+    expected = summary.scores.per_class[1]
+    assert happy[1:4] == pytest.approx([expected.recall, expected.specificity, expected.uar])
+
+
+def test_experts_and_coverage_are_in_the_workbook_where_a_run_has_them(tmp_path, write_toy_run):
+    run = write_toy_run(tmp_path / "run")
+    content = json.loads((run / "run.json").read_text())
+    content["experts"] = {"sad": {"uar": 0.8, "war": 0.9, "f1": 1}}
+    content["coverage"] = {"n_utterances": 720, "n_judged": 360, "reason": "too short"}
+    (run / "run.json").write_text(json.dumps(content))
+    folder = read_run(run)
+    path = write_workbook(tmp_path / "results.xlsx", folder, judge(folder.predictions))
+    workbook = load_workbook(path)
+    assert workbook.sheetnames[:3] == ["summary", "pooled", "experts"]
+    assert find(cells(workbook["experts"]), "sad") == ["sad", 0.8, 0.9, 1.0]
+    assert find(cells(workbook["summary"]), "coverage")[1].startswith("360 of 720 utterances")

@@ -73,6 +73,43 @@ def toy_predictions(
     )
 
 
+def toy_sets(
+    *, n_speakers: int = 8, n_seeds: int = 2, skill: float = 1.0, noise_seed: int = 0
+) -> Predictions:
+    """Draw probabilities of a multi-label system over utterances with one or two classes."""
+    generator = np.random.default_rng(noise_seed)
+    truth_generator = np.random.default_rng(3)
+    n = 40  # utterances per speaker
+    members = truth_generator.random((n_speakers * n, len(CLASSES))) < (0.2, 0.3, 0.0, 0.25)
+    members[:, CLASSES.index("neutral")] = ~members.any(axis=1)
+    truth = ["+".join(c for c, has in zip(CLASSES, row, strict=True) if has) for row in members]
+    logits = skill * np.where(members, 1.0, -1.0) + 1.2 * generator.standard_normal(
+        (n_seeds, *members.shape)
+    )
+    return Predictions.of(
+        [f"clip_{number:03d}" for number in range(len(truth))] * n_seeds,
+        truth * n_seeds,
+        classes=CLASSES,
+        scores=1 / (1 + np.exp(-logits.reshape(-1, len(CLASSES)))),
+        speakers=[f"video_{number // n}" for number in range(len(truth))] * n_seeds,
+        corpora=["toy"] * len(truth) * n_seeds,
+        folds=[f"{number // (2 * n)}" for number in range(len(truth))] * n_seeds,
+        seeds=[seed for seed in range(n_seeds) for _ in truth],
+        multi_label=True,
+    )
+
+
+def write_toy_set_run(run_dir: Path) -> Path:
+    """Write the run folder of a multi-label system."""
+    run_dir = write_toy_run(run_dir, synthetic=False, name="toy-sets")
+    predictions = toy_sets()
+    write_predictions(run_dir / "predictions.csv", predictions)
+    run = json.loads((run_dir / "run.json").read_text(encoding="utf-8"))
+    run |= {"multi_label": True, "title": "Four experts on clips with several emotions"}
+    (run_dir / "run.json").write_text(json.dumps(run), encoding="utf-8")
+    return run_dir
+
+
 def write_toy_run(
     run_dir: Path,
     *,

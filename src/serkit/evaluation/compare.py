@@ -292,11 +292,17 @@ def compare_runs(
     Raises
     ------
     InputError
-        If no run is given, or one cannot be read.
+        If no run is given, or one cannot be read or has several classes per utterance.
     """
     if not paths:
         raise InputError("no runs to compare: give at least one run folder")
     folders = [read_run(path) for path in paths]
+    for path, folder in zip(paths, folders, strict=True):
+        if folder.predictions.multi_label:
+            raise InputError(
+                f"{path}: has several classes per utterance, of which runs cannot be compared: "
+                "judge each by 'serkit evaluate'"
+            )
     names = _distinct_names(folders)
     runs = tuple(
         ComparedRun(

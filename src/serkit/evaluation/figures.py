@@ -12,7 +12,7 @@ import io
 import math
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from html import escape
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,7 @@ from serkit.evaluation.metrics import reliability
 from serkit.evaluation.predictions import Predictions
 from serkit.evaluation.runfolder import Curves, Embeddings
 from serkit.evaluation.scores import GroupScores
+from serkit.evaluation.significance import Interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 __all__ = [
     "curves_figure",
     "embedding_figure",
+    "noise_figure",
     "reliability_figure",
     "speakers_figure",
 ]
@@ -66,6 +68,15 @@ _HUES = (
     "#7b8794",
     "#6d9130",
 )
+# What the placeholders are in a file of its own, which has no page around it.
+_ON_WHITE = {
+    _INK: "#16202c",
+    _MUTED: "#566372",
+    _GRID: "#dfe4ea",
+    _ACCENT: "#2c62c9",
+    _SECOND: "#b4531a",
+    _PANEL: "#ffffff",
+}
 _IN_BITMAP = {_ACCENT: _HUES[0], _SECOND: _HUES[1]}
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "*", "h")
 _FULL_WIDTH_IN = 9.4
@@ -115,8 +126,9 @@ def speakers_figure(
         )
 
 
-def curves_figure(curves: Curves, *, dev_name: str) -> str:
+def curves_figure(curves: Curves, *, dev_name: str, score_name: str = "UAR (UA)") -> str:
     """Draw loss and dev scores by epoch: one thin line per fold and seed, and their mean."""
+    short = score_name.split(" (")[0]
     members = curves.members()
     n_panels = 1 + (curves.has_dev and bool(np.isfinite(curves.dev_uar).any()))
     with _figure(_FULL_WIDTH_IN, 3.5) as figure:
@@ -143,8 +155,8 @@ def curves_figure(curves: Curves, *, dev_name: str) -> str:
                     markeredgewidth=0,
                     label="epoch kept",
                 )
-            score.set_title("UAR")
-            score.set_ylabel("UAR (UA), %")
+            score.set_title(short[0].upper() + short[1:])
+            score.set_ylabel(f"{score_name}, %")
             score.set_ylim(0, 100)
             _legend_above(score)
         for axes in panels:
@@ -154,7 +166,7 @@ def curves_figure(curves: Curves, *, dev_name: str) -> str:
             figure,
             name="curves",
             alt=f"Learning curves of {len(members)} training runs: loss"
-            + (f" and UAR on the {dev_name} part" if n_panels == 2 else "")
+            + (f" and {short} on the {dev_name} part" if n_panels == 2 else "")
             + f" over {int(curves.epochs.max())} epochs",
         )
 
@@ -282,6 +294,78 @@ def embedding_figure(embeddings: Embeddings, predictions: Predictions) -> tuple[
         "speaker and is a network of its own, whose coordinates do not match the others', so each "
         "has its own map and a colouring by speaker would show nothing."
     )
+
+
+def noise_figure(
+    lines: Mapping[str, Mapping[float, Interval]],
+    *,
+    clean: Interval,
+    baseline_uar: float,
+    title: str,
+) -> str:
+    """Draw UAR over the signal-to-noise ratio, as a file of its own on white.
+
+    Parameters
+    ----------
+    lines
+        Kind of noise -> ratio in dB -> UAR.
+    clean, baseline_uar
+        UAR without noise, and of always answering the commonest class.
+    """
+    with _figure(_FULL_WIDTH_IN, 4.2) as figure:
+        axes = figure.subplots()
+        ratios = sorted({ratio for line in lines.values() for ratio in line})
+        # Side by side, or the intervals would hide each other.
+        step = 0.012 * max(ratios[-1] - ratios[0], 1.0)
+        for number, (kind, line) in enumerate(lines.items()):
+            intervals = [line[ratio] for ratio in sorted(line)]
+            values = 100 * np.asarray([interval.value for interval in intervals])
+            low = 100 * np.asarray([interval.low for interval in intervals])
+            high = 100 * np.asarray([interval.high for interval in intervals])
+            axes.errorbar(
+                np.asarray(sorted(line)) + step * (number - (len(lines) - 1) / 2),
+                values,
+                yerr=np.maximum([values - low, high - values], 0),
+                label=_plain(kind),
+                linewidth=1.9,
+                elinewidth=0.9,
+                markersize=5,
+                **_point_style(number),
+            )
+        for value, text, color, style in (
+            (100 * clean.value, "clean", _INK, "--"),
+            (100 * baseline_uar, "majority baseline", _SECOND, ":"),
+        ):
+            axes.axhline(
+                value, color=color, linestyle=style, linewidth=1.3, label=f"{text}, {value:.1f}"
+            )
+        axes.set_xticks(ratios, [f"{ratio:g}" for ratio in ratios])
+        axes.set_ylim(0, 100)
+        axes.set_xlabel("signal-to-noise ratio, dB")
+        axes.set_ylabel("UAR (UA), %")
+        axes.set_title(_plain(title), pad=24)
+        axes.legend(
+            loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=len(lines) + 2, borderaxespad=0.1
+        )
+        svg = _svg(
+            figure,
+            name="noise",
+            alt=f"{title}: UAR in percent, clean {100 * clean.value:.0f}; "
+            + "; ".join(
+                f"{kind} "
+                + ", ".join(f"{100 * line[r].value:.0f} at {r:g} dB" for r in sorted(line))
+                for kind, line in lines.items()
+            ),
+        )
+    return _alone(svg)
+
+
+def _alone(svg: str) -> str:
+    """Make a figure for a page into a file: colours and font spelled out, on white."""
+    for placeholder, variable in _CSS.items():
+        svg = svg.replace(variable, _ON_WHITE[placeholder])
+    svg = svg.replace("var(--font)", "system-ui, 'DejaVu Sans', Arial, sans-serif")
+    return svg.replace('style="max-width:', 'style="background:#ffffff;max-width:', 1) + "\n"
 
 
 def _tsne(

@@ -20,6 +20,7 @@ Metrics
 * :func:`expected_calibration_error`: gap between confidence and accuracy
 * :func:`ccc`: concordance correlation of dimensional ratings
 
+Utterances with several classes are judged by :mod:`serkit.evaluation.multilabel`.
 :func:`serkit.evaluation.scores.score` takes all of them of a predictions table.
 """
 
@@ -447,26 +448,26 @@ def uar_of(confusion: NDArray[Any]) -> NDArray[np.float64]:
     right = np.diagonal(confusion, axis1=-2, axis2=-1)
     present = support > 0
     recall = np.divide(right, support, out=np.zeros(right.shape), where=present)
-    return _ratio(recall.sum(axis=-1), present.sum(axis=-1))
+    return ratio(recall.sum(axis=-1), present.sum(axis=-1))
 
 
 def war_of(confusion: NDArray[Any]) -> NDArray[np.float64]:
     """WAR of confusion matrices, (..., n_classes, n_classes) -> (...)."""
     right = np.trace(confusion, axis1=-2, axis2=-1)
-    return _ratio(right, confusion.sum(axis=(-2, -1)))
+    return ratio(right, confusion.sum(axis=(-2, -1)))
 
 
 def f1_macro_of(confusion: NDArray[Any]) -> NDArray[np.float64]:
     """Macro F1 of confusion matrices, (..., n_classes, n_classes) -> (...)."""
     f1, seen = _f1(confusion)
-    return _ratio(f1.sum(axis=-1), seen.sum(axis=-1))
+    return ratio(f1.sum(axis=-1), seen.sum(axis=-1))
 
 
 def f1_weighted_of(confusion: NDArray[Any]) -> NDArray[np.float64]:
     """Weighted F1 of confusion matrices, (..., n_classes, n_classes) -> (...)."""
     f1, _ = _f1(confusion)
     support = confusion.sum(axis=-1)
-    return _ratio((f1 * support).sum(axis=-1), support.sum(axis=-1))
+    return ratio((f1 * support).sum(axis=-1), support.sum(axis=-1))
 
 
 METRICS_OF_CONFUSION: Mapping[MetricName, Callable[[NDArray[Any]], NDArray[np.float64]]] = {
@@ -563,8 +564,9 @@ def _f1(confusion: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.bool_]
     return np.divide(2 * right, total, out=np.zeros(right.shape), where=seen), seen
 
 
-def _ratio(numerator: NDArray[Any], denominator: NDArray[Any]) -> NDArray[np.float64]:
+def ratio(numerator: NDArray[Any], denominator: NDArray[Any]) -> NDArray[np.float64]:
+    """Divide element by element; NaN where the denominator is 0."""
     numerator, denominator = np.asarray(numerator, np.float64), np.asarray(denominator)
-    ratio = np.full(numerator.shape, math.nan, dtype=np.float64)
-    np.divide(numerator, denominator, out=ratio, where=denominator > 0)
-    return ratio
+    shares = np.full(numerator.shape, math.nan, dtype=np.float64)
+    np.divide(numerator, denominator, out=shares, where=denominator > 0)
+    return shares

@@ -3,7 +3,9 @@
 :func:`write_report` turns a run folder into ``report.html`` (style, figures and the sound of a few
 mistakes inside the file; nothing is loaded from elsewhere), ``results.xlsx`` and ``metrics.json``.
 The page is written for somebody who was not there: what was trained on what and how it was tested
-comes first, with every word that limits the claim in plain sight.
+comes first, with every word that limits the claim in plain sight. Where an utterance may have
+several classes, the page shows what has a meaning there: no confusion matrix, no calibration, no
+map and no mistakes.
 
 Sound: up to six mistakes are embedded as 16-bit mono WAV so that they can be listened to. Mind the
 corpus's licence before passing such a page on, or leave them out with ``audio=False``.
@@ -24,17 +26,20 @@ import numpy as np
 from serkit.audio import load_audio
 from serkit.evaluation import figures
 from serkit.evaluation.metrics import METRIC_NAMES, row_shares
+from serkit.evaluation.multilabel import SET_METRIC_NAMES, SetGroup, SetScores
 from serkit.evaluation.predictions import Predictions
 from serkit.evaluation.runfolder import RunFolder, read_run
-from serkit.evaluation.scores import GroupScores, Spread
+from serkit.evaluation.scores import GroupScores, Scores, Spread
 from serkit.evaluation.significance import Interval
 from serkit.evaluation.summary import (
     OptimismRow,
+    SetSummary,
     Summary,
     findings,
+    findings_of_sets,
+    judge,
     optimism,
     percent,
-    summarize,
     summary_json,
 )
 from serkit.evaluation.workbook import write_workbook
@@ -94,7 +99,7 @@ def write_report(run_dir: Path | str, *, audio: bool = True) -> Path:
             f"{run_dir}: is a file, a report needs a run folder; use 'serkit evaluate' for a table"
         )
     folder = read_run(run_dir)
-    summary = summarize(folder.predictions, name=folder.name)
+    summary = judge(folder.predictions, name=folder.name)
     rows = optimism(folder.curves) if folder.curves is not None and folder.selected_on_test else ()
     write_workbook(run_dir / "results.xlsx", folder, summary)
     numbers = summary_json(
@@ -102,8 +107,12 @@ def write_report(run_dir: Path | str, *, audio: bool = True) -> Path:
     )
     text = json.dumps(numbers, indent=1, ensure_ascii=False) + "\n"
     write_atomically(run_dir / "metrics.json", text)
-    mistakes = confident_mistakes(folder.predictions, run_dir=run_dir, audio=audio)
-    page = _render(folder, summary, mistakes, rows)
+    shared = _shared(folder, summary, rows)
+    if isinstance(summary, SetSummary):
+        page = _render("multilabel.html.j2", shared | _of_sets(summary))
+    else:
+        mistakes = confident_mistakes(folder.predictions, run_dir=run_dir, audio=audio)
+        page = _render("report.html.j2", shared | _of_classes(folder, summary, mistakes))
     write_atomically(run_dir / "report.html", page)
     return run_dir / "report.html"
 
@@ -213,18 +222,16 @@ def _run_in_short(folder: RunFolder) -> dict[str, Any]:
         "protocol": dict(folder.protocol),
         "warnings": folder.warning_words,
         "n_parameters": folder.n_parameters,
+        "coverage": folder.coverage,
+        "not_judged": folder.not_judged,
+        "experts": dict(folder.experts),
         "commit": folder.run.get("commit"),
         "serkit_version": folder.run.get("serkit_version"),
         "missing_files": [name for name, _ in folder.missing],
     }
 
 
-def _render(
-    folder: RunFolder,
-    summary: Summary,
-    mistakes: Sequence[Mistake],
-    optimism_rows: Sequence[OptimismRow],
-) -> str:
+def _render(template: str, content: Mapping[str, Any]) -> str:
     from importlib.resources import files
 
     from jinja2 import Environment, FunctionLoader, StrictUndefined
@@ -243,9 +250,56 @@ def _render(
     environment.filters["percent"] = percent
     environment.filters["spread"] = _spread
     environment.filters["svg"] = Markup  # our own drawings, whose text is escaped already
+    return environment.get_template(template).render(content)
+
+
+def _shared(
+    folder: RunFolder, summary: Summary | SetSummary, optimism_rows: Sequence[OptimismRow]
+) -> dict[str, Any]:
+    """Gather what every page shows, whether an utterance has one class or several."""
     scores = summary.scores
+    sets = isinstance(summary, SetSummary)
+    names: Mapping[Any, str] = SET_METRIC_NAMES if sets else METRIC_NAMES
+    intervals: Mapping[Any, Interval] = summary.intervals
+    pooled: Mapping[Any, Spread] = scores.pooled
     curves = folder.curves
     dev_name = "test fold" if folder.selected_on_test else "dev"
+    # What the columns dev_uar and dev_war of the curves hold.
+    curve_names = ("mean recall (UA)", "exact match (WA)") if sets else ("UAR (UA)", "WAR (WA)")
+    return {
+        "folder": folder,
+        "version": folder.run.get("serkit_version"),
+        "trained": str(folder.run.get("started") or "")[:10],
+        "scores": scores,
+        "sentence": _sentence(folder, scores),
+        "facts": _facts(folder, scores),
+        "badges": _badges(folder),
+        "cautions": _cautions(folder, scores.notes, next(iter(intervals.values()))),
+        "headline": [
+            _headline(names[key], interval, pooled[key], getattr(scores.majority, key))
+            for key, interval in intervals.items()
+        ],
+        "interval": next(iter(intervals.values())),
+        "metric_names": names,
+        "folds": _fold_rows(scores, names),
+        "curves": (
+            ""
+            if curves is None
+            else figures.curves_figure(curves, dev_name=dev_name, score_name=curve_names[0])
+        ),
+        "n_curves": 0 if curves is None else len(curves.members()),
+        "curve_names": curve_names,
+        "dev_name": dev_name,
+        "experts": folder.experts,
+        "optimism": optimism_rows,
+        "environment": _environment(folder),
+        "config": json.dumps(folder.config, indent=2, ensure_ascii=False) if folder.config else "",
+    }
+
+
+def _of_classes(folder: RunFolder, summary: Summary, mistakes: Sequence[Mistake]) -> dict[str, Any]:
+    """Gather what only the page of a table with one class per utterance shows."""
+    scores = summary.scores
     embedding, embedding_words = "", ""
     if folder.embeddings is not None:
         embedding, embedding_words = figures.embedding_figure(folder.embeddings, folder.predictions)
@@ -254,44 +308,28 @@ def _render(
         speakers = figures.speakers_figure(
             scores.per_speaker, pooled_uar=scores.uar, baseline_uar=scores.majority.uar
         )
-    return environment.get_template("report.html.j2").render(
-        folder=folder,
-        version=folder.run.get("serkit_version"),
-        trained=str(folder.run.get("started") or "")[:10],
-        summary=summary,
-        scores=scores,
-        sentence=_sentence(folder, summary),
-        facts=_facts(folder, summary),
-        badges=_badges(folder),
-        findings=findings(summary),
-        cautions=_cautions(folder, summary),
-        headline=[
-            _headline(summary.uar, scores.pooled["uar"], scores.majority.uar),
-            _headline(summary.war, scores.pooled["war"], scores.majority.war),
-        ],
-        metric_names=METRIC_NAMES,
-        shares=row_shares(scores.confusion).tolist(),
-        counts=scores.confusion.tolist(),
-        averages=_averages(summary),
-        speakers=speakers,
-        folds=_fold_rows(summary),
-        curves="" if curves is None else figures.curves_figure(curves, dev_name=dev_name),
-        n_curves=0 if curves is None else len(curves.members()),
-        dev_name=dev_name,
-        reliability=figures.reliability_figure(folder.predictions),
-        confidence=_confidence(folder.predictions),
-        embedding=embedding,
-        embedding_words=embedding_words,
-        mistakes=mistakes,
-        optimism=optimism_rows,
-        environment=_environment(folder),
-        config=json.dumps(folder.config, indent=2, ensure_ascii=False) if folder.config else "",
-    )
+    return {
+        "findings": findings(summary),
+        "shares": row_shares(scores.confusion).tolist(),
+        "counts": scores.confusion.tolist(),
+        "averages": _averages(summary),
+        "speakers": speakers,
+        "reliability": figures.reliability_figure(folder.predictions),
+        "confidence": _confidence(folder.predictions),
+        "embedding": embedding,
+        "embedding_words": embedding_words,
+        "mistakes": mistakes,
+    }
 
 
-def _sentence(folder: RunFolder, summary: Summary) -> str:
+def _of_sets(summary: SetSummary) -> dict[str, Any]:
+    """Gather what only the page of a multi-label table shows."""
+    return {"findings": findings_of_sets(summary)}
+
+
+def _sentence(folder: RunFolder, scores: Scores | SetScores) -> str:
     """Say what this is, in one line."""
-    seeds = len(summary.scores.seeds)
+    seeds = len(scores.seeds)
     parts = [
         f"{folder.system} on {folder.corpus_title}" if folder.run else folder.corpus_title,
         folder.split or "protocol unknown",
@@ -301,8 +339,7 @@ def _sentence(folder: RunFolder, summary: Summary) -> str:
     return ", ".join(part for part in parts if part) + "."
 
 
-def _facts(folder: RunFolder, summary: Summary) -> list[tuple[str, str]]:
-    scores = summary.scores
+def _facts(folder: RunFolder, scores: Scores | SetScores) -> list[tuple[str, str]]:
     facts = [
         ("test utterances", f"{scores.n_utterances:,}"),
         ("speakers", str(scores.n_speakers) if scores.n_speakers else "unknown"),
@@ -312,7 +349,9 @@ def _facts(folder: RunFolder, summary: Summary) -> list[tuple[str, str]]:
     ]
     if folder.n_parameters is not None:
         facts.append(("parameters", f"{folder.n_parameters:,}"))
-    if scores.calibration_error is not None:
+    if isinstance(scores, SetScores):
+        facts.append(("classes per utterance", f"{scores.n_true:.2f}"))
+    elif scores.calibration_error is not None:
         facts.append(("calibration error", f"{percent(scores.calibration_error)} %"))
     return facts
 
@@ -332,7 +371,7 @@ def _badges(folder: RunFolder) -> list[tuple[str, str]]:
     return badges
 
 
-def _cautions(folder: RunFolder, summary: Summary) -> list[str]:
+def _cautions(folder: RunFolder, notes: Sequence[str], interval: Interval) -> list[str]:
     """Sentences that explain the warning words and everything suspicious about the numbers."""
     words = folder.warning_words
     cautions = []
@@ -358,12 +397,13 @@ def _cautions(folder: RunFolder, summary: Summary) -> list[str]:
             + (f" ({check})" if check else "")
             + ": the score cannot be set beside published ones."
         )
-    cautions += [f"{note[0].upper()}{note[1:].rstrip('.')}." for note in summary.scores.notes]
-    note = summary.uar.note
-    if note:
-        cautions.append(f"Intervals are {note}.")
-    elif summary.uar.n_clusters < 10:
-        cautions.append(f"The intervals rest on {summary.uar.n_clusters} voices and are rough.")
+    if folder.not_judged:
+        cautions.append(f"{folder.not_judged}.")
+    cautions += [f"{note[0].upper()}{note[1:].rstrip('.')}." for note in notes]
+    if interval.note:
+        cautions.append(f"Intervals are {interval.note}.")
+    elif interval.n_clusters < 10:
+        cautions.append(f"The intervals rest on {interval.n_clusters} voices and are rough.")
     return cautions
 
 
@@ -383,9 +423,9 @@ def _confidence(predictions: Predictions) -> str:
     )
 
 
-def _headline(interval: Interval, spread: Spread, baseline: float) -> dict[str, Any]:
+def _headline(name: str, interval: Interval, spread: Spread, baseline: float) -> dict[str, Any]:
     return {
-        "name": METRIC_NAMES[interval.metric],
+        "name": name,
         "value": interval.value,
         "low": interval.low,
         "high": interval.high,
@@ -419,9 +459,8 @@ def _averages(summary: Summary) -> list[tuple[str, float, float, float]]:
     ]
 
 
-def _fold_rows(summary: Summary) -> list[dict[str, Any]]:
-    scores = summary.scores
-    by_fold: dict[str, list[GroupScores]] = {}
+def _fold_rows(scores: Scores | SetScores, names: Mapping[Any, str]) -> list[dict[str, Any]]:
+    by_fold: dict[str, list[GroupScores | SetGroup]] = {}
     for group in scores.per_fold_seed:
         by_fold.setdefault(group.name, []).append(group)
     return [
@@ -431,7 +470,7 @@ def _fold_rows(summary: Summary) -> list[dict[str, Any]]:
             "absent": group.absent,
             **{
                 name: Spread.of([getattr(part, name) for part in by_fold[group.name]])
-                for name in METRIC_NAMES
+                for name in names
             },
         }
         for group in scores.per_fold

@@ -4,12 +4,19 @@
 file           content
 ============== ==================================================================================
 predictions.csv the predictions table (required)
-run.json       system, corpus, protocol, labels, seeds, commit, machine, packages
+run.json       system, corpus, protocol, labels, seeds, commit, machine, packages; where they apply
+               multi_label, coverage and experts, see below
 config.json    the resolved experiment
 leaks.json     ``ok`` and ``lines``: what the leak check found
 curves.csv     fold, seed, epoch, train_loss, dev_loss, dev_uar, dev_war, selected
 embeddings.npz id, fold, seed, embedding of the test utterances (first seed)
 ============== ==================================================================================
+
+In run.json, ``multi_label`` says whether an utterance may have several classes; the predictions
+table must agree, and ``dev_uar`` and ``dev_war`` of the curves are then mean recall (UA) and exact
+match (WA). ``coverage`` holds ``n_utterances``, ``n_judged`` and, where they differ, the
+``reason``. ``experts`` holds, per class, ``uar``, ``war`` and ``f1`` of that expert's own yes or
+no, averaged over seeds.
 
 Every file but the first may be missing; :attr:`RunFolder.missing` then says what cannot be shown.
 A path to a bare predictions table is read as a folder of which nothing else is left.
@@ -197,6 +204,28 @@ class RunFolder:
         return SELECTED_ON_TEST in self.warning_words
 
     @property
+    def coverage(self) -> Mapping[str, Any] | None:
+        """The coverage part of run.json; ``None`` where unknown."""
+        return _mapping(self.run.get("coverage")) or None
+
+    @property
+    def not_judged(self) -> str:
+        """How many utterances the scores leave out and why; empty where none is or unknown."""
+        if self.coverage is None:
+            return ""
+        n, n_judged = self.coverage["n_utterances"], self.coverage["n_judged"]
+        if n_judged == n:
+            return ""
+        share = f"{100 * (n - n_judged) / n:.1f} %"
+        reason = str(self.coverage.get("reason") or "reason unknown").rstrip(".")
+        return f"{n - n_judged} of {n} utterances ({share}) are not judged: {reason}"
+
+    @property
+    def experts(self) -> Mapping[str, Mapping[str, float]]:
+        """Each expert's ``uar``, ``war`` and ``f1`` by class; empty where there are no experts."""
+        return _mapping(self.run.get("experts"))
+
+    @property
     def n_parameters(self) -> int | None:
         """Number of parameters of one model, where run.json says so."""
         number = self.run.get("n_parameters")
@@ -233,13 +262,21 @@ def read_run(path: Path | str) -> RunFolder:
             "'serkit train' wrote, or resume the training"
         )
     run = _read_json(path / "run.json")
+    _check_run(run or {}, path / "run.json")
     labels = run.get("labels") if run else None
+    predictions = read_predictions(path / "predictions.csv", classes=labels or None)
+    if run and bool(run.get("multi_label")) != predictions.multi_label:
+        kinds = ("one class", "several classes")
+        raise RunFolderError(
+            f"{path}: run.json says {kinds[bool(run.get('multi_label'))]} per utterance, the "
+            f"columns of predictions.csv {kinds[predictions.multi_label]}: correct 'multi_label'"
+        )
     config = _read_json(path / "config.json")
     curves = path / "curves.csv"
     embeddings = path / "embeddings.npz"
     folder = RunFolder(
         path=path,
-        predictions=read_predictions(path / "predictions.csv", classes=labels or None),
+        predictions=predictions,
         run=run or {},
         config=config or {},
         leaks=_read_json(path / "leaks.json"),
@@ -273,6 +310,29 @@ def _read_json(path: Path) -> Mapping[str, Any] | None:
     if not isinstance(content, dict):
         raise RunFolderError(f"{path}: holds a {type(content).__name__}, expected a JSON object")
     return content
+
+
+def _check_run(run: Mapping[str, Any], path: Path) -> None:
+    """Refuse a coverage or experts that cannot be shown."""
+    coverage = run.get("coverage")
+    if coverage is not None:
+        n_judged, n = (_mapping(coverage).get(key) for key in ("n_judged", "n_utterances"))
+        if not (isinstance(n_judged, int) and isinstance(n, int) and 0 < n_judged <= n):
+            raise RunFolderError(
+                f"{path}: coverage is {coverage}, expected n_utterances and n_judged, at least 1 "
+                "and at most n_utterances"
+            )
+    experts = run.get("experts")
+    if experts is not None:
+        if not isinstance(experts, Mapping) or not all(map(_is_expert, experts.values())):
+            raise RunFolderError(
+                f"{path}: experts is {experts}, expected uar, war and f1 of every class"
+            )
+
+
+def _is_expert(row: object) -> bool:
+    values = [_mapping(row).get(name) for name in ("uar", "war", "f1")]
+    return all(isinstance(value, (int, float)) for value in values)
 
 
 def _read_curves(path: Path) -> Curves:

@@ -154,7 +154,7 @@ def score(predictions: Predictions) -> Scores:
     seeds = predictions.seed_values
     folds = predictions.fold_values
     seed_index = np.searchsorted(np.asarray(seeds), predictions.seeds)
-    fold_index = _codes(predictions.folds, folds)
+    fold_index = codes_of(predictions.folds, folds)
     speakers = tuple(sorted(set(predictions.speakers.tolist()))) if predictions.has_speakers else ()
 
     cube = grouped_confusions(
@@ -174,7 +174,7 @@ def score(predictions: Predictions) -> Scores:
             f"no test utterance of {', '.join(absent)}: UAR is the mean recall of the "
             f"{n_classes - len(absent)} classes that occur"
         )
-    notes += _uneven_seeds(predictions)
+    notes += uneven_seeds(predictions)
     per_fold = [
         _group(folds[f], cube[f], classes, seed=None, n_seeds=len(seeds)) for f in range(len(folds))
     ]
@@ -186,7 +186,7 @@ def score(predictions: Predictions) -> Scores:
         )
     per_speaker: list[GroupScores] = []
     if speakers:
-        speaker_index = _codes(predictions.speakers, speakers)
+        speaker_index = codes_of(predictions.speakers, speakers)
         speaker_cube = grouped_confusions(
             truth,
             predicted,
@@ -198,7 +198,7 @@ def score(predictions: Predictions) -> Scores:
             _group(name, matrix, classes, seed=None, n_seeds=len(seeds))
             for name, matrix in zip(speakers, speaker_cube, strict=True)
         ]
-        notes += _scattered_speakers(predictions)
+        notes += scattered_speakers(predictions)
     n_utterances = len(set(predictions.keys))
     first_truth = dict(zip(predictions.keys, predictions.truth.tolist(), strict=True))
     return Scores(
@@ -257,7 +257,8 @@ def jsonable(value: Any) -> Any:
     return value
 
 
-def _codes(labels: NDArray[np.str_], names: Sequence[str]) -> Counts:
+def codes_of(labels: NDArray[np.str_], names: Sequence[str]) -> Counts:
+    """Give each label the number of its name, (n_rows,)."""
     index = {name: number for number, name in enumerate(names)}
     return np.asarray([index[label] for label in labels.tolist()], dtype=np.int64)
 
@@ -289,7 +290,8 @@ def _with_support(row: ClassScores, support: int) -> ClassScores:
     return ClassScores(**(asdict(row) | {"support": support}))
 
 
-def _uneven_seeds(predictions: Predictions) -> list[str]:
+def uneven_seeds(predictions: Predictions) -> list[str]:
+    """Say when some seeds lack utterances that others have."""
     keys = np.asarray(predictions.keys)
     sets = {seed: set(keys[predictions.seeds == seed].tolist()) for seed in predictions.seed_values}
     everything = set().union(*sets.values())
@@ -301,7 +303,7 @@ def _uneven_seeds(predictions: Predictions) -> list[str]:
     return [f"seeds do not cover the same {len(everything)} utterances: {', '.join(short)}"]
 
 
-def _scattered_speakers(predictions: Predictions) -> list[str]:
+def scattered_speakers(predictions: Predictions) -> list[str]:
     """Say when speakers are tested in several folds: then other folds trained on their voices."""
     folds: dict[str, set[str]] = {}
     for speaker, fold in zip(

@@ -20,8 +20,9 @@ and the result says so: it then tells nothing about how the system would fare wi
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from statistics import NormalDist
 from typing import Any, Literal
 
@@ -54,7 +55,7 @@ class Interval:
     sentence where the interval is not the one asked for, else empty.
     """
 
-    metric: MetricName
+    metric: str
     value: float
     low: float
     high: float
@@ -139,11 +140,51 @@ def bootstrap_interval(
     InputError
         If the metric is unknown, ``level`` is not between 0 and 1 or ``n`` is below 1.
     """
-    function = metric_of_confusion(metric)
+    return interval_of_counts(
+        predictions,
+        partial(_cluster_counts, predictions),
+        metric_of_confusion(metric),
+        metric=metric,
+        n=n,
+        seed=seed,
+        level=level,
+        cluster=cluster,
+    )
+
+
+def interval_of_counts(
+    predictions: Predictions,
+    count: Callable[[Counts, int], Counts],
+    function: Callable[[NDArray[Any]], NDArray[np.float64]],
+    *,
+    metric: str,
+    n: int = 2000,
+    seed: int = 0,
+    level: float = 0.95,
+    cluster: Cluster = "speaker",
+) -> Interval:
+    """Interval of any score that is a function of counts which add up over utterances.
+
+    Parameters
+    ----------
+    count
+        Takes the cluster of each row, (n_rows,), and the number of clusters; gives the counts of
+        each cluster and seed, (n_clusters, n_seeds, ...).
+    function
+        Counts (..., n_seeds, ...) -> scores (..., n_seeds).
+    metric
+        Name of the score.
+    n, seed, level, cluster
+        As in :func:`bootstrap_interval`.
+
+    Raises
+    ------
+    InputError
+        If ``level`` is not between 0 and 1 or ``n`` is below 1.
+    """
     _check_resampling(n, level)
     codes, n_clusters, kind, note = _clusters(predictions, cluster)
-    counts = _cluster_counts(predictions, codes, n_clusters)
-    n_seeds, n_classes = counts.shape[1], counts.shape[2]
+    counts = count(codes, n_clusters)
     flat = counts.reshape(n_clusters, -1)
     weights = np.ones(n_clusters, dtype=np.int64)
     if kind == "utterance":
@@ -156,8 +197,8 @@ def bootstrap_interval(
     for first in range(0, n, _CHUNK):
         size = min(_CHUNK, n - first)
         drawn = generator.multinomial(n_clusters, weights / n_clusters, size=size)
-        confusion = (drawn @ flat).reshape(size, n_seeds, n_classes, n_classes)
-        replicates.append(np.nanmean(function(confusion), axis=1))
+        sums = (drawn @ flat).reshape(size, *counts.shape[1:])
+        replicates.append(np.nanmean(function(sums), axis=1))
     tail = _tail(level, n_clusters)
     low, high = np.quantile(np.concatenate(replicates), [tail, 1 - tail])
     value = float(np.mean(function(counts.sum(axis=0))))
@@ -209,6 +250,11 @@ def paired_test(
     """
     if metric not in ("uar", "war"):
         raise InputError(f"no paired test of '{metric}', expected uar or war")
+    if a.multi_label or b.multi_label:
+        raise InputError(
+            "no paired test of predictions with several classes per utterance: compare their "
+            "intervals"
+        )
     _check_resampling(n, level)
     # A foreign table may not name its corpus; ids alone have to do then.
     by_corpus = bool(a.corpora[0]) and bool(b.corpora[0])
@@ -398,22 +444,29 @@ def _cluster_counts(predictions: Predictions, codes: Counts, n_clusters: int) ->
 def _right_by_utterance(
     predictions: Predictions, *, by_corpus: bool
 ) -> tuple[dict[str, float], dict[str, str], dict[str, str]]:
-    """Share of seeds that got each utterance right, its truth and its speaker."""
+    """Share of seeds that got each utterance right, its truth and its speaker.
+
+    Where several folds test an utterance, each counts. One that is not tested under every seed is
+    left out.
+    """
     n_seeds = len(predictions.seed_values)
     right: dict[str, list[bool]] = {}
+    seeds: dict[str, set[int]] = {}
     truth: dict[str, str] = {}
     speakers: dict[str, str] = {}
-    for key, label, guess, speaker in zip(
+    for key, label, guess, speaker, seed in zip(
         predictions.keys if by_corpus else predictions.ids.tolist(),
         predictions.truth.tolist(),
         predictions.predicted.tolist(),
         predictions.speakers.tolist(),
+        predictions.seeds.tolist(),
         strict=True,
     ):
         right.setdefault(key, []).append(label == guess)
+        seeds.setdefault(key, set()).add(seed)
         truth[key] = label
         speakers[key] = speaker
-    full = {key: sum(hits) / n_seeds for key, hits in right.items() if len(hits) == n_seeds}
+    full = {key: sum(hits) / len(hits) for key, hits in right.items() if len(seeds[key]) == n_seeds}
     return full, truth, speakers
 
 

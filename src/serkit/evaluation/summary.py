@@ -6,14 +6,21 @@ number cannot differ between them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from serkit.evaluation.metrics import row_shares
+from serkit.evaluation.metrics import MetricName, row_shares
+from serkit.evaluation.multilabel import (
+    SET_METRIC_NAMES,
+    SetMetricName,
+    SetScores,
+    score_sets,
+    set_interval,
+)
 from serkit.evaluation.predictions import Predictions, read_predictions
 from serkit.evaluation.runfolder import Curves
 from serkit.evaluation.scores import Scores, jsonable, score
@@ -21,12 +28,16 @@ from serkit.evaluation.significance import Interval, bootstrap_interval
 
 __all__ = [
     "OptimismRow",
+    "SetSummary",
     "Summary",
     "evaluate_tables",
     "findings",
+    "findings_of_sets",
+    "judge",
     "optimism",
     "percent",
     "summarize",
+    "summarize_sets",
 ]
 
 
@@ -39,13 +50,36 @@ class Summary:
     uar: Interval
     war: Interval
 
+    @property
+    def intervals(self) -> Mapping[MetricName, Interval]:
+        """The intervals by metric, the leading one first."""
+        return {"uar": self.uar, "war": self.war}
+
     def to_dict(self) -> dict[str, Any]:
         """Give plain lists, numbers and strings, ready for JSON."""
         return {
             "name": self.name,
             **self.scores.to_dict(),
-            "intervals": {"uar": self.uar.to_dict(), "war": self.war.to_dict()},
+            "intervals": {key: value.to_dict() for key, value in self.intervals.items()},
             "findings": list(findings(self)),
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class SetSummary:
+    """Scores of one multi-label table with the intervals of all its metrics."""
+
+    name: str
+    scores: SetScores
+    intervals: Mapping[SetMetricName, Interval]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give plain lists, numbers and strings, ready for JSON."""
+        return {
+            "name": self.name,
+            **self.scores.to_dict(),
+            "intervals": {key: value.to_dict() for key, value in self.intervals.items()},
+            "findings": list(findings_of_sets(self)),
         }
 
 
@@ -71,7 +105,28 @@ def summarize(
     )
 
 
-def evaluate_tables(paths: Sequence[Path | str]) -> list[Summary]:
+def summarize_sets(
+    predictions: Predictions, *, name: str = "", n_replicates: int = 2000, seed: int = 0
+) -> SetSummary:
+    """Score a multi-label table and put intervals, clustered by speaker, around every metric."""
+    return SetSummary(
+        name=name,
+        scores=score_sets(predictions),
+        intervals={
+            metric: set_interval(predictions, metric, n=n_replicates, seed=seed)
+            for metric in SET_METRIC_NAMES
+        },
+    )
+
+
+def judge(predictions: Predictions, *, name: str = "") -> Summary | SetSummary:
+    """Summarise a table of either kind."""
+    if predictions.multi_label:
+        return summarize_sets(predictions, name=name)
+    return summarize(predictions, name=name)
+
+
+def evaluate_tables(paths: Sequence[Path | str]) -> list[Summary | SetSummary]:
     """Score bare predictions tables, ours or a foreign system's, in the order given.
 
     Raises
@@ -79,7 +134,7 @@ def evaluate_tables(paths: Sequence[Path | str]) -> list[Summary]:
     PredictionsError
         If a table cannot be used.
     """
-    return [summarize(read_predictions(path), name=str(path)) for path in paths]
+    return [judge(read_predictions(path), name=str(path)) for path in paths]
 
 
 _PCT = "\u00a0%"  # a number and its sign stay on one line
@@ -122,6 +177,36 @@ def findings(summary: Summary) -> tuple[str, ...]:
             f"{percent(speakers[0].uar)}{_PCT} to speaker {speakers[-1].name} with "
             f"{percent(speakers[-1].uar)}{_PCT}."
         )
+    return tuple(sentences)
+
+
+def findings_of_sets(summary: SetSummary) -> tuple[str, ...]:
+    """Say in whole sentences what the numbers of a multi-label table show."""
+    scores, interval = summary.scores, summary.intervals["binary_uar"]
+    share = f"A two-class UAR of {percent(interval.value)}{_PCT}, averaged over the classes,"
+    if interval.low > 0.5:
+        sentences = [f"{share} is above chance (50{_PCT}), and so is the whole interval."]
+    elif interval.high < 0.5:
+        sentences = [f"{share} is below chance (50{_PCT}): the order of the labels may be wrong."]
+    else:
+        sentences = [
+            f"{share} is no proof of skill: its interval, {percent(interval.low)} to "
+            f"{percent(interval.high)}{_PCT}, contains chance (50{_PCT})."
+        ]
+    ranked = sorted(
+        (row for row in scores.per_class if np.isfinite(row.uar)), key=lambda row: row.uar
+    )
+    if len(ranked) > 1 and ranked[-1].uar > ranked[0].uar:
+        sentences.append(
+            f"Best told apart is {ranked[-1].label} (two-class UAR "
+            f"{percent(ranked[-1].uar)}{_PCT}), worst {ranked[0].label} "
+            f"({percent(ranked[0].uar)}{_PCT})."
+        )
+    empty = f"{percent(scores.share_empty)}{_PCT} of the answers are empty"
+    sentences.append(
+        f"An utterance has {scores.n_true:.2f} classes on average and is given "
+        f"{scores.n_predicted:.2f}; {empty if scores.share_empty else 'no answer is empty'}."
+    )
     return tuple(sentences)
 
 
@@ -168,7 +253,9 @@ def optimism(curves: Curves) -> tuple[OptimismRow, ...]:
     )
 
 
-def summary_json(summary: Summary, *, run: dict[str, Any], optimism_rows: Any) -> dict[str, Any]:
+def summary_json(
+    summary: Summary | SetSummary, *, run: dict[str, Any], optimism_rows: Any
+) -> dict[str, Any]:
     """Content of metrics.json: the run in short, then everything of the summary."""
     content: dict[str, Any] = jsonable({**run, **summary.to_dict(), "optimism": optimism_rows})
     return content

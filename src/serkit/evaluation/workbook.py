@@ -4,7 +4,7 @@ The layout follows the workbook of the original TIM-Net code (per fold a confusi
 table of precision, recall, F1 and support closed by accuracy, macro average and weighted average),
 with two differences: matrices have **rows = truth, columns = prediction** and say so in their
 corner cell (the original's were transposed and unlabelled), and there is a summary, which the
-original lacked.
+original lacked. A multi-label table has no confusion matrix; one sheet scores its classes instead.
 
 Values are fractions shown as percent, so formulas can go on computing with them. Text is stored as
 text: an utterance called ``=1+1`` or ``@home`` stays what it is.
@@ -28,10 +28,12 @@ from serkit.evaluation.metrics import (
     grouped_confusions,
     row_shares,
 )
+from serkit.evaluation.multilabel import SET_METRIC_NAMES, SetScores
 from serkit.evaluation.predictions import Predictions
 from serkit.evaluation.runfolder import RunFolder
-from serkit.evaluation.scores import Spread
-from serkit.evaluation.summary import Summary
+from serkit.evaluation.scores import Scores, Spread
+from serkit.evaluation.significance import Interval
+from serkit.evaluation.summary import SetSummary, Summary
 from serkit.files import replacing
 
 if TYPE_CHECKING:
@@ -81,10 +83,24 @@ class Sheet:
         self.rows.append(((), "plain"))
 
 
-def write_workbook(path: Path | str, folder: RunFolder, summary: Summary) -> Path:
+def write_workbook(path: Path | str, folder: RunFolder, summary: Summary | SetSummary) -> Path:
     """Write results.xlsx of a run; the file is replaced in one step."""
-    predictions = folder.predictions
-    sheets = [_summary_sheet(folder, summary), _pooled_sheet(summary)]
+    if isinstance(summary, SetSummary):
+        sheets = [_set_summary_sheet(folder, summary), _set_classes_sheet(summary)]
+    else:
+        sheets = [
+            _summary_sheet(folder, summary),
+            _pooled_sheet(summary),
+            *_fold_sheets(folder.predictions),
+        ]
+    if folder.experts:
+        sheets.insert(2, _experts_sheet(folder))
+    return save_sheets(path, sheets)
+
+
+def _fold_sheets(predictions: Predictions) -> list[Sheet]:
+    """Make one sheet per fold and seed: confusion matrix and class table."""
+    sheets = []
     seeds = np.asarray(predictions.seed_values)
     folds = predictions.fold_values
     cube = _confusions_by_fold_and_seed(predictions)
@@ -98,7 +114,7 @@ def write_workbook(path: Path | str, folder: RunFolder, summary: Summary) -> Pat
             sheet.gap()
             _class_table(sheet, cube[f, s], predictions.classes)
             sheets.append(sheet)
-    return save_sheets(path, sheets)
+    return sheets
 
 
 def save_sheets(path: Path | str, sheets: Sequence[Sheet]) -> Path:
@@ -155,6 +171,49 @@ def _confusions_by_fold_and_seed(predictions: Predictions) -> Counts:
 
 def _summary_sheet(folder: RunFolder, summary: Summary) -> Sheet:
     scores = summary.scores
+    sheet = _titled_sheet(folder, scores)
+    sheet.numbers("orientation", "all confusion matrices: rows = truth, columns = predicted")
+    sheet.gap()
+    _score_table(sheet, scores, METRIC_NAMES)
+    if scores.calibration_error is not None:
+        sheet.row("expected calibration error", scores.calibration_error)
+    sheet.gap()
+    _interval_table(sheet, summary.intervals, METRIC_NAMES)
+    sheet.gap()
+    sheet.header("majority baseline", "UAR (UA)", "WAR (WA)")
+    sheet.row(f"always {scores.majority.label}", scores.majority.uar, scores.majority.war)
+    sheet.gap()
+    _fold_table(sheet, scores, METRIC_NAMES)
+    if scores.per_speaker:
+        sheet.gap()
+        sheet.header("speaker", None, "utterances", "UAR (UA)", "WAR (WA, accuracy)")
+        for group in scores.per_speaker:
+            sheet.row(group.name, None, group.n_utterances, group.uar, group.war)
+    _notes(sheet, scores.notes, summary.intervals)
+    return sheet
+
+
+def _set_summary_sheet(folder: RunFolder, summary: SetSummary) -> Sheet:
+    scores = summary.scores
+    sheet = _titled_sheet(folder, scores)
+    sheet.numbers("classes per utterance, truth", scores.n_true)
+    sheet.numbers("classes per utterance, predicted", scores.n_predicted)
+    sheet.row("answers without a class", scores.share_empty)
+    sheet.gap()
+    _score_table(sheet, scores, SET_METRIC_NAMES)
+    sheet.gap()
+    _interval_table(sheet, summary.intervals, SET_METRIC_NAMES)
+    sheet.gap()
+    sheet.header("majority baseline", *SET_METRIC_NAMES.values())
+    values = (getattr(scores.majority, name) for name in SET_METRIC_NAMES)
+    sheet.row(f"always {scores.majority.label}", *values)
+    sheet.gap()
+    _fold_table(sheet, scores, SET_METRIC_NAMES)
+    _notes(sheet, scores.notes, summary.intervals)
+    return sheet
+
+
+def _titled_sheet(folder: RunFolder, scores: Scores | SetScores) -> Sheet:
     sheet = Sheet("summary")
     sheet.title(folder.title)
     sheet.numbers("system", folder.system)
@@ -162,71 +221,91 @@ def _summary_sheet(folder: RunFolder, summary: Summary) -> Sheet:
     sheet.numbers("protocol", folder.protocol_words)
     sheet.numbers("limits", ", ".join(folder.warning_words) or "none noted")
     sheet.numbers("utterances", scores.n_utterances)
+    if folder.not_judged:
+        sheet.numbers("coverage", folder.not_judged)
     sheet.numbers("speakers", scores.n_speakers or "unknown")
     sheet.numbers("seeds", ", ".join(str(seed) for seed in scores.seeds))
     if folder.n_parameters is not None:
         sheet.numbers("parameters", folder.n_parameters)
-    sheet.numbers("orientation", "all confusion matrices: rows = truth, columns = predicted")
-    sheet.gap()
+    return sheet
+
+
+def _score_table(sheet: Sheet, scores: Scores | SetScores, names: Mapping[Any, str]) -> None:
+    pooled: Mapping[Any, Spread] = scores.pooled
+    fold_mean: Mapping[Any, Spread] = scores.fold_mean
     sheet.header("score", "pooled over folds", "sd over seeds", "mean of folds", "sd over folds")
-    for name, words in METRIC_NAMES.items():
-        pooled, folds = scores.pooled[name], scores.fold_mean[name]
-        sheet.row(words, pooled.mean, pooled.sd, folds.mean, folds.sd)
-    if scores.calibration_error is not None:
-        sheet.row("expected calibration error", scores.calibration_error)
-    sheet.gap()
+    for name, words in names.items():
+        folds = fold_mean[name]
+        sheet.row(words, pooled[name].mean, pooled[name].sd, folds.mean, folds.sd)
+
+
+def _interval_table(
+    sheet: Sheet, intervals: Mapping[Any, Interval], names: Mapping[Any, str]
+) -> None:
     sheet.header("interval", "low", "high", "level", "resampled over", "clusters")
-    for interval in (summary.uar, summary.war):
+    for name, interval in intervals.items():
         sheet.row(
-            METRIC_NAMES[interval.metric],
+            names[name],
             interval.low,
             interval.high,
             interval.level,
             f"{interval.cluster}s",
             interval.n_clusters,
         )
-    sheet.gap()
-    sheet.header("majority baseline", "UAR (UA)", "WAR (WA)")
-    sheet.row(f"always {scores.majority.label}", scores.majority.uar, scores.majority.war)
-    sheet.gap()
-    several = len(scores.seeds) > 1
-    sheet.header("fold", "seed", "utterances", *METRIC_NAMES.values())
+
+
+def _fold_table(sheet: Sheet, scores: Scores | SetScores, names: Mapping[Any, str]) -> None:
+    """Write the scores of every fold and seed, and what they come to."""
+    pooled: Mapping[Any, Spread] = scores.pooled
+    fold_mean: Mapping[Any, Spread] = scores.fold_mean
+    sheet.header("fold", "seed", "utterances", *names.values())
     for group in scores.per_fold_seed:
-        sheet.row(
-            group.name,
-            group.seed,
-            group.n_utterances,
-            group.uar,
-            group.war,
-            group.f1_macro,
-            group.f1_weighted,
-        )
-    sheet.row("mean of folds", None, None, *(scores.fold_mean[name].mean for name in METRIC_NAMES))
-    sheet.row("sd over folds", None, None, *(scores.fold_mean[name].sd for name in METRIC_NAMES))
+        values = (getattr(group, name) for name in names)
+        sheet.row(group.name, group.seed, group.n_utterances, *values)
+    sheet.row("mean of folds", None, None, *(fold_mean[name].mean for name in names))
+    sheet.row("sd over folds", None, None, *(fold_mean[name].sd for name in names))
     for group in scores.per_seed:
-        sheet.row(
-            "pooled",
-            group.seed,
-            group.n_utterances,
-            group.uar,
-            group.war,
-            group.f1_macro,
-            group.f1_weighted,
-        )
-    if several:
-        sheet.row("pooled, mean", None, None, *(scores.pooled[n].mean for n in METRIC_NAMES))
-        sheet.row("pooled, sd", None, None, *(scores.pooled[n].sd for n in METRIC_NAMES))
-    if scores.per_speaker:
-        sheet.gap()
-        sheet.header("speaker", None, "utterances", "UAR (UA)", "WAR (WA, accuracy)")
-        for group in scores.per_speaker:
-            sheet.row(group.name, None, group.n_utterances, group.uar, group.war)
-    notes = [*scores.notes, *filter(None, dict.fromkeys((summary.uar.note, summary.war.note)))]
+        values = (getattr(group, name) for name in names)
+        sheet.row("pooled", group.seed, group.n_utterances, *values)
+    if len(scores.seeds) > 1:
+        sheet.row("pooled, mean", None, None, *(pooled[name].mean for name in names))
+        sheet.row("pooled, sd", None, None, *(pooled[name].sd for name in names))
+
+
+def _notes(sheet: Sheet, notes: Sequence[str], intervals: Mapping[Any, Interval]) -> None:
+    about_intervals = dict.fromkeys(interval.note for interval in intervals.values())
+    notes = [*notes, *filter(None, about_intervals)]
     if notes:
         sheet.gap()
         sheet.header("notes")
         for note in notes:
             sheet.numbers(note)
+
+
+def _set_classes_sheet(summary: SetSummary) -> Sheet:
+    sheet = Sheet("classes")
+    sheet.header(
+        "class",
+        "recall (sensitivity)",
+        "specificity",
+        SET_METRIC_NAMES["binary_uar"],
+        "precision",
+        "f1-score",
+        "support",
+    )
+    for row in summary.scores.per_class:
+        sheet.row(
+            row.label, row.recall, row.specificity, row.uar, row.precision, row.f1, row.support
+        )
+    return sheet
+
+
+def _experts_sheet(folder: RunFolder) -> Sheet:
+    sheet = Sheet("experts")
+    sheet.title("each expert's own yes or no, mean over seeds")
+    sheet.header("expert", "two-class UAR", "two-class WAR", "macro F1")
+    for label, row in folder.experts.items():
+        sheet.row(label, float(row["uar"]), float(row["war"]), float(row["f1"]))
     return sheet
 
 

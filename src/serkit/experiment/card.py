@@ -19,28 +19,25 @@ def model_card(
     if not corpus["complete"]:
         words.append("INCOMPLETE CORPUS")
     warning = f"\n**{' · '.join(words)}**\n" if words else ""
-    uar, war = metrics["pooled"]["uar"], metrics["pooled"]["war"]
-    interval, majority = metrics["intervals"]["uar"], metrics["majority_baseline"]
     n_speakers = corpus["n_speakers"] or "unknown"
     quirks = "".join(f"- {quirk}\n" for quirk in corpus["quirks"])
     return f"""# {run["title"]}
 {warning}
-Recognises {", ".join(run["labels"])} from speech. {run["n_parameters"]:,} parameters.
+Recognises {", ".join(run["labels"])} from speech{_several(run)}.
+{run["n_parameters"]:,} parameters.
 
 ## How well
 
 These are scores of the cross-validation, not of this very model: it was trained afterwards on all
 {corpus["n_utterances"]} utterances for the median number of epochs that the folds selected.
-
+{_not_judged(metrics)}
 | | |
 |---|---|
-| UAR (UA) | {uar["mean"]:.1%}, 95 % interval {interval["low"]:.1%} to {interval["high"]:.1%} |
-| WAR (WA, accuracy) | {war["mean"]:.1%} |
-| always answering {majority["label"]} | UAR {majority["uar"]:.1%}, WAR {majority["war"]:.1%} |
-| protocol | {protocol["split"]}, {protocol["n_folds"]} folds, dev: {protocol["dev"]}, epoch:
-{protocol["selection"]} | | speaker-independent | {
-        "yes" if protocol["speaker_independent"] else "no"
-    } | | seeds | {", ".join(map(str, run["seeds"]))} |
+{_score_rows(metrics)}
+| protocol | {protocol["split"]}, {protocol["n_folds"]} folds, dev: {protocol["dev"]} |
+| epoch | {protocol["selection"]} |
+| speaker-independent | {"yes" if protocol["speaker_independent"] else "no"} |
+| seeds | {", ".join(map(str, run["seeds"]))} |
 
 ## Trained on
 
@@ -63,3 +60,26 @@ Written by serkit {run["serkit_version"]} (commit {run["commit"] or "not known"}
 fingerprint `{corpus["fingerprint"]}`. The resolved experiment is `config.json` in the run folder;
 seeds {list(run["seeds"])}, {config["training"]["epochs"]} epochs at most.
 """
+
+
+def _several(run: Mapping[str, Any]) -> str:
+    return "; an utterance may have several of them, or none" if run.get("multi_label") else ""
+
+
+def _not_judged(metrics: Mapping[str, Any]) -> str:
+    return f"\n{metrics['not_judged']}.\n" if metrics.get("not_judged") else ""
+
+
+def _score_rows(metrics: Mapping[str, Any]) -> str:
+    """Write one line of the table per metric, then the baseline."""
+    names, baseline = metrics["metric_names"], metrics["majority_baseline"]
+    lines = []
+    for key, interval in metrics["intervals"].items():
+        lines.append(
+            f"| {names[key]} | {metrics['pooled'][key]['mean']:.1%}, {interval['level']:.0%} "
+            f"interval {interval['low']:.1%} to {interval['high']:.1%} |"
+        )
+    always = ", ".join(
+        f"{names[key].split(' (')[0]} {baseline[key]:.1%}" for key in metrics["intervals"]
+    )
+    return "\n".join([*lines, f"| always answering {baseline['label']} | {always} |"])

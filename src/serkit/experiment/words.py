@@ -9,23 +9,38 @@ __all__ = ["headline"]
 
 
 def headline(metrics: Mapping[str, Any]) -> list[str]:
-    """Say UAR and WAR with their intervals and spread, the baseline and the warning words."""
+    """Say the scores with their intervals and spread, the baseline and what limits them.
+
+    Parameters
+    ----------
+    metrics
+        Content of metrics.json, or a summary as a dict; of a table of either kind.
+    """
     lines = []
     names = metrics["metric_names"]
-    for key in ("uar", "war"):
-        pooled, interval = metrics["pooled"][key], metrics["intervals"][key]
+    width = max(20, *(len(names[key]) for key in metrics["intervals"]))
+    for key, interval in metrics["intervals"].items():
+        pooled = metrics["pooled"][key]
         spread = "" if pooled["sd"] is None else f", sd over seeds {100 * pooled['sd']:.1f}"
         lines.append(
-            f"  {names[key]:<20} {100 * pooled['mean']:5.1f} %   "
+            f"  {names[key]:<{width}} {100 * pooled['mean']:5.1f} %   "
             f"({100 * interval['level']:.0f} % interval over {interval['n_clusters']} "
             f"{interval['cluster']}s {100 * interval['low']:.1f} to {100 * interval['high']:.1f}"
             f"{spread})"
         )
-    baseline = metrics["majority_baseline"]
-    lines.append(
-        f"  always '{baseline['label']}'".ljust(23)
-        + f"{100 * baseline['uar']:5.1f} %   (WAR {100 * baseline['war']:.1f} %)"
-    )
+    lines.append(_baseline(metrics, width))
+    if metrics.get("not_judged"):
+        lines.append(f"  mind: {metrics['not_judged']}")
     if metrics.get("warnings"):
         lines.append(f"  mind: {', '.join(metrics['warnings'])}")
     return lines
+
+
+def _baseline(metrics: Mapping[str, Any], width: int) -> str:
+    """Say what the most frequent answer would score: the leading metric, then the others."""
+    baseline = metrics["majority_baseline"]
+    first, *others = metrics["intervals"]
+    short = {key: metrics["metric_names"][key].split(" (")[0] for key in others}
+    rest = ", ".join(f"{short[key]} {100 * baseline[key]:.1f} %" for key in others)
+    always = f"always '{baseline['label']}'"
+    return f"  {always:<{width}} {100 * baseline[first]:5.1f} %   ({rest})"
