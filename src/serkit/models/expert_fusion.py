@@ -42,7 +42,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from serkit.models.layers import to_image
@@ -84,7 +84,7 @@ class ExpertFusionConfig:
     n_heads: PositiveInt = 4  # of MACNN
     n_hidden: PositiveInt = 64  # of a head of MACNN
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.3  # of both Light-SERNets
-    width: PositiveInt = 1  # factor of all widths
+    width: PositiveFloat = 1.0  # factor of all widths
 
 
 def published_settings(

@@ -13,7 +13,17 @@ __all__ = [
     "mean_over_places",
     "reverse_frames",
     "to_image",
+    "widened",
 ]
+
+
+def widened(n_channels: int, factor: float) -> int:
+    """Count the channels of a layer that is wider by a factor; at least one.
+
+    >>> widened(16, 2), widened(80, 7**0.5)
+    (32, 212)
+    """
+    return max(1, round(n_channels * factor))
 
 
 def lengths_to_mask(lengths: Tensor, width: int) -> Tensor:

@@ -29,10 +29,16 @@ from typing import Annotated
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from serkit.models.layers import classify_in_stages, lengths_to_mask, mask_frames, mean_over_places
+from serkit.models.layers import (
+    classify_in_stages,
+    lengths_to_mask,
+    mask_frames,
+    mean_over_places,
+    widened,
+)
 from serkit.models.macnn import Classifier
 
 __all__ = ["LightSernet", "LightSernetConfig", "light_sernet_stages"]
@@ -48,7 +54,7 @@ class LightSernetConfig:
     n_features: PositiveInt = 40
     n_classes: PositiveInt = 7
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.3
-    width: PositiveInt = 1  # factor of all widths
+    width: PositiveFloat = 1.0  # factor of all widths
 
 
 def _norm(n_channels: int) -> nn.BatchNorm2d:
@@ -137,8 +143,9 @@ def light_sernet_stages(
 ) -> nn.ModuleList:
     """Build the seven stages; parameters as of ``macnn.macnn_stages``."""
     stem, *convs, summary, last = copies
-    widths = [n * config.width for n in (96, 64, 96, 128, 160, 320)]
-    stages: list[nn.Module] = [Stem(widths[0] // 3, n_out=stem[1])]
+    n_stem = widened(32, config.width)  # of each kernel
+    widths = [3 * n_stem, *(widened(n, config.width) for n in (64, 96, 128, 160, 320))]
+    stages: list[nn.Module] = [Stem(n_stem, n_out=stem[1])]
     for i, (n_in, n_out) in enumerate(convs):
         stages.append(
             ConvStage(widths[i], widths[i + 1], pool_height=i < 2, n_in=n_in, n_out=n_out)

@@ -33,10 +33,10 @@ from typing import Annotated
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from serkit.models.layers import classify_in_stages, mask_frames, mean_over_places
+from serkit.models.layers import classify_in_stages, mask_frames, mean_over_places, widened
 from serkit.models.macnn import Classifier
 
 __all__ = ["LightSernetPort", "LightSernetPortConfig", "light_sernet_port_stages"]
@@ -49,7 +49,7 @@ class LightSernetPortConfig:
     n_features: PositiveInt = 26
     n_classes: PositiveInt = 4
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.3
-    width: PositiveInt = 1  # factor of all widths; 2 is the control with four times the parameters
+    width: PositiveFloat = 1.0  # factor of all widths; 2: a control of four times the parameters
 
 
 def _shift(x: Tensor, by: Tensor, width: int) -> Tensor:
@@ -160,7 +160,7 @@ def light_sernet_port_stages(
 ) -> nn.ModuleList:
     """Build the seven stages; parameters as of ``macnn.macnn_stages``."""
     stem, *convs, summary, last = copies
-    widths = [n * config.width for n in (32, 64, 96, 128, 160, 320)]
+    widths = [widened(n, config.width) for n in (32, 64, 96, 128, 160, 320)]
     stages: list[nn.Module] = [Stem(widths[0], n_out=stem[1])]
     for i, (n_in, n_out) in enumerate(convs):
         stages.append(

@@ -35,10 +35,10 @@ from typing import Annotated
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from serkit.models.layers import classify_in_stages, mask_frames, mean_over_places
+from serkit.models.layers import classify_in_stages, mask_frames, mean_over_places, widened
 
 __all__ = [
     "MIN_SIZE",
@@ -61,7 +61,7 @@ class MacnnConfig:
     n_classes: PositiveInt = 4
     n_heads: PositiveInt = 4
     n_hidden: PositiveInt = 64  # of a head
-    width: PositiveInt = 1  # factor of all widths; 2 is the control with four times the parameters
+    width: PositiveFloat = 1.0  # factor of all widths; 2: a control of four times the parameters
 
 
 class Stem(nn.Module):
@@ -183,9 +183,10 @@ def macnn_stages(
         Logits of each copy of the classifier.
     """
     stem, *convs, heads, last = copies
-    widths = [n * config.width for n in (16, 32, 48, 64, 80)]
-    n_hidden = config.n_hidden * config.width
-    stages: list[nn.Module] = [Stem(widths[0] // 2, n_out=stem[1])]
+    n_stem = widened(8, config.width)  # of either kernel
+    widths = [2 * n_stem, *(widened(n, config.width) for n in (32, 48, 64, 80))]
+    n_hidden = widened(config.n_hidden, config.width)
+    stages: list[nn.Module] = [Stem(n_stem, n_out=stem[1])]
     for i, (n_in, n_out) in enumerate(convs):
         stages.append(ConvStage(widths[i], widths[i + 1], pool=i < 2, n_in=n_in, n_out=n_out))
     stages.append(
