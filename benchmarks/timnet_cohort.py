@@ -38,6 +38,7 @@ from environments import Unavailable, environment, last_line
 from memory import PeakMemory
 from plain_timnet import PlainTraining
 
+from serkit.features.cache import ExtractedFeatures
 from serkit.recognizer import RecognizerConfig
 from serkit.training.cohort import Resources, train_cohort
 from serkit.training.config import TrainingConfig
@@ -163,8 +164,14 @@ class Cohort:
         write_data(
             folder / "data",
             self.ids,
-            features=self.features,
-            n_frames=np.full(n, setting.n_frames),
+            training=ExtractedFeatures(
+                self.features,
+                np.full(n, setting.n_frames),
+                owners=np.arange(n),
+                audio_hashes={},
+                durations_s={},
+                n_cached=0,
+            ),
             emotion=self.truth,
         )
 

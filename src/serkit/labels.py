@@ -12,9 +12,12 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from serkit.types import InputError
 
-__all__ = ["EMOTIONS", "LabelSpace", "canonical_label", "map_label"]
+__all__ = ["EMOTIONS", "LabelSpace", "canonical_label", "classes_of", "map_label", "targets"]
 
 EMOTIONS = (
     "angry",
@@ -120,17 +123,53 @@ class LabelSpace:
         return self.classes[index]
 
 
+def classes_of(label: str | None, *, multi: bool = True) -> tuple[str, ...]:
+    """Split a label into its classes: with ``multi``, ``+`` joins what holds at the same time.
+
+    >>> classes_of("happy+sad"), classes_of("happy+sad", multi=False), classes_of(None)
+    (('happy', 'sad'), ('happy+sad',), ())
+    """
+    if label is None:
+        return ()
+    return tuple(label.split("+")) if multi else (label,)
+
+
 def map_label(
-    label: str | None, *, mapping: Mapping[str, str], keep: Sequence[str] | None
+    label: str | None,
+    *,
+    mapping: Mapping[str, str],
+    keep: Sequence[str] | None,
+    multi: bool = False,
 ) -> str | None:
     """Merge and select categories: ``mapping`` first, then ``keep``; ``None`` drops the utterance.
+
+    With ``multi`` this is done with every class of the label; what is left is joined again.
 
     >>> map_label("excited", mapping={"excited": "happy"}, keep=["happy", "sad"])
     'happy'
     >>> map_label("fear", mapping={}, keep=["happy", "sad"]) is None
     True
+    >>> map_label("sad+excited+fear", mapping={"excited": "happy"}, keep=["happy"], multi=True)
+    'happy'
     """
-    if label is None:
-        return None
-    label = mapping.get(label, label)
-    return label if keep is None or label in keep else None
+    mapped = {mapping.get(one, one) for one in classes_of(label, multi=multi)}
+    kept = sorted(one for one in mapped if keep is None or one in keep)
+    return "+".join(kept) or None
+
+
+def targets(labels: Sequence[str], space: LabelSpace, *, multi: bool = True) -> NDArray[np.float32]:
+    """Mark the classes of each label.
+
+    Returns
+    -------
+    targets : (n_labels, n_classes), 0 or 1
+
+    Raises
+    ------
+    InputError
+        If a class is not in the space.
+    """
+    marked = np.zeros((len(labels), len(space)), dtype=np.float32)
+    for row, label in zip(marked, labels, strict=True):
+        row[[space.index(one) for one in classes_of(label, multi=multi)]] = 1
+    return marked

@@ -23,7 +23,14 @@ from torch import Tensor, nn
 from serkit.audio import Channel, Waveform, load_audio, require_sound, resample
 from serkit.features import build_front_end, front_end_to_dict
 from serkit.features.normalise import FeatureNorm, Normalise
-from serkit.features.views import View, WholeView, view_from_dict
+from serkit.features.views import (
+    FixedView,
+    SegmentsView,
+    View,
+    aggregate,
+    cut_pieces,
+    view_from_dict,
+)
 from serkit.files import replacing, write_atomically
 from serkit.labels import LabelSpace
 from serkit.models import build_model, model_to_dict
@@ -36,13 +43,16 @@ Batch = Mapping[str, Tensor]
 FORMAT = 1  # of config.json; raised when an older serkit could misread a newer checkpoint
 CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "config.json", "model.safetensors", "README.md"
 
+_SEGMENTS_AT_ONCE = 64  # lengths of a segment, beyond twice which a recording is cut up
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecognizerConfig:
     """All that is needed to rebuild a recognizer, and where it comes from.
 
     ``front_end`` and ``model`` hold a ``name`` and that part's settings; ``view`` its ``kind`` and
-    settings. ``trained_on`` is free-form: corpus, licence, protocol words, scores.
+    settings. ``multi_label``: several classes may hold at once, or none, and scores are those of
+    independent decisions. ``trained_on`` is free-form: corpus, licence, protocol words, scores.
     """
 
     system: str
@@ -52,6 +62,7 @@ class RecognizerConfig:
     model: Mapping[str, Any]
     normalise: Normalise = "none"
     channel: Channel = "mean"
+    multi_label: bool = False
     trained_on: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -102,41 +113,62 @@ class Recognizer(nn.Module):
         """Name and settings of the front end, all spelled out."""
         return {"name": self.front_end_name} | front_end_to_dict(self.front_end)
 
-    def extract(self, waveforms: Tensor, n_samples: Tensor) -> tuple[Tensor, Tensor]:
+    def extract(
+        self, waveforms: Tensor, n_samples: Tensor, *, training: bool = False
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Apply the view and the front end.
 
         Parameters
         ----------
         waveforms : (batch, n_samples), at ``sample_rate``
         n_samples : (batch,)
+        training
+            Whether the pieces that the view makes are trained on, or judged.
 
         Returns
         -------
-        features : (batch, n_frames, n_features)
-        n_frames : (batch,)
+        features : (n_pieces, n_frames, n_features)
+        n_frames : (n_pieces,)
+        owners : (n_pieces,), the row of ``waveforms`` that each piece is of
         """
-        features, n_frames = self.front_end(*self.view(waveforms, n_samples))
-        return features, n_frames
+        pieces, lengths, owners = cut_pieces(self.view, waveforms, n_samples, training=training)
+        if not len(pieces):
+            return waveforms.new_zeros(0, 0, self.front_end.config.n_features), lengths, owners
+        features, n_frames = self.front_end(pieces, lengths)
+        return features, n_frames, owners
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Map a batch to the model's named outputs.
+        """Map a batch of pieces to the model's named outputs.
 
         Parameters
         ----------
         batch
-            ``waveforms`` (batch, n_samples) and ``n_samples`` (batch,), or, where they were
-            extracted before, ``features`` (batch, n_frames, n_features) and ``n_frames`` (batch,).
+            ``features`` (batch, n_frames, n_features) and ``n_frames`` (batch,), as
+            :meth:`extract` gives them.
 
         Returns
         -------
         outputs : dict with ``emotion`` (batch, n_classes), logits, and what else the model gives
         """
-        if "features" in batch:
-            features, n_frames = batch["features"], batch["n_frames"]
-        else:
-            features, n_frames = self.extract(batch["waveforms"], batch["n_samples"])
+        features, n_frames = batch["features"], batch["n_frames"]
         outputs: dict[str, Tensor] = self.model(self.norm(features, n_frames), n_frames)
         return outputs
+
+    def pool(self, logits: Tensor, owners: Tensor, n: int) -> Tensor:
+        """Join the logits of pieces into scores of utterances.
+
+        Parameters
+        ----------
+        logits : (n_pieces, n_classes)
+        owners : (n_pieces,), in [0, n)
+
+        Returns
+        -------
+        scores : (n, n_classes), in [0, 1]; rows sum to 1 unless the recognizer is multi-label
+        """
+        view = self.view
+        rule = view.aggregation if isinstance(view, SegmentsView) else "average_no_softmax"
+        return aggregate(logits, owners, n, rule=rule, multi_label=self.config.multi_label)
 
     @torch.inference_mode()
     def score(self, waveforms: list[Waveform]) -> np.ndarray:
@@ -144,7 +176,7 @@ class Recognizer(nn.Module):
 
         Returns
         -------
-        scores : (n_waveforms, n_classes), each row sums to 1
+        scores : (n_waveforms, n_classes); see :meth:`pool`
         """
         self.eval()
         n_samples = torch.tensor([len(w) for w in waveforms])
@@ -152,8 +184,9 @@ class Recognizer(nn.Module):
         for row, waveform in zip(padded, waveforms, strict=True):
             row[: len(waveform)] = torch.from_numpy(waveform)
         device = next(self.parameters()).device
-        outputs = self({"waveforms": padded.to(device), "n_samples": n_samples.to(device)})
-        scores: np.ndarray = outputs["emotion"].float().softmax(-1).cpu().numpy()
+        features, n_frames, owners = self.extract(padded.to(device), n_samples.to(device))
+        logits = self({"features": features, "n_frames": n_frames})["emotion"].float()
+        scores: np.ndarray = self.pool(logits, owners, len(waveforms)).cpu().numpy()
         return scores
 
     def windows(self, waveform: Waveform) -> list[tuple[int, int]]:
@@ -166,7 +199,13 @@ class Recognizer(nn.Module):
         -------
         borders : (start, stop) in samples, in order
         """
-        limit = self.view.max_samples if isinstance(self.view, WholeView) else self.view.n_samples
+        match self.view:
+            case FixedView(n_samples=length):
+                limit: int | None = length
+            case SegmentsView(n_samples=length):
+                limit = _SEGMENTS_AT_ONCE * length
+            case _:
+                limit = self.view.max_samples
         n = len(waveform)
         if limit is None or n <= 2 * limit:
             return [(0, n)]
@@ -207,11 +246,16 @@ class Recognizer(nn.Module):
         require_sound(waveform, name)
         duration_s = len(waveform) / sample_rate
         waveform = resample(waveform, sample_rate, self.sample_rate)
+        waveform, notes = self._long_enough(waveform)
         borders = self.windows(waveform)
         pieces = [waveform[a:b] for a, b in borders if np.any(waveform[a:b])]
         scores = np.concatenate([self.score(pieces[i : i + 16]) for i in range(0, len(pieces), 16)])
         mean = scores.mean(0)
-        notes = (f"mean of {len(pieces)} stretches",) if len(borders) > 1 else ()
+        if len(borders) > 1:
+            notes = (*notes, f"mean of {len(pieces)} stretches")
+        if self.config.multi_label:
+            held = [c for c, s in zip(self.labels.classes, mean, strict=True) if s > 0.5]
+            notes = (*notes, f"holds: {' + '.join(held) or 'none'}")
         return Prediction(
             file=name,
             start_s=0.0,
@@ -221,6 +265,16 @@ class Recognizer(nn.Module):
             model=str(self.config.trained_on.get("name", self.config.system)),
             notes=notes,
         )
+
+    def _long_enough(self, waveform: Waveform) -> tuple[Waveform, tuple[str, ...]]:
+        """Repeat an utterance that the view would leave out because it is too short."""
+        view = self.view
+        if not isinstance(view, SegmentsView) or view.short != "drop":
+            return waveform, ()
+        if view.n_segments(len(waveform), hop=view.test_hop):
+            return waveform, ()
+        repeated = np.resize(waveform, view.n_samples + view.strict)
+        return repeated, ("shorter than anything the model was trained on: repeated",)
 
     def predict_file(self, path: Path | str) -> Prediction:
         """Recognise the emotion of a sound file; see :meth:`predict`.
@@ -243,6 +297,7 @@ class Recognizer(nn.Module):
             "classes": list(self.labels.classes),
             "sample_rate": self.sample_rate,
             "channel": self.config.channel,
+            "multi_label": self.config.multi_label,
             "view": dict(self.config.view),
             "front_end": self.front_end_settings(),
             "normalise": self.config.normalise,

@@ -3,6 +3,7 @@
 import pytest
 
 from serkit.experiment.config import ConfigError, explain_keys, load_experiment, preset_names
+from serkit.recognizer import Recognizer, RecognizerConfig
 
 BASE = 'base = "timnet/base"\n[corpus]\nname = "emodb"\n'
 
@@ -17,12 +18,54 @@ def write(tmp_path):
     return write
 
 
-@pytest.mark.parametrize("name", [n for n in preset_names() if n != "timnet/cross-corpus"])
+TIMNET = [n for n in preset_names() if n.startswith("timnet/") and n != "timnet/cross-corpus"]
+EXPERTS = [n for n in preset_names() if n.startswith(("moe/", "light_sernet/"))]
+
+
+@pytest.mark.parametrize("name", TIMNET)
 @pytest.mark.parametrize("corpus", ["casia", "emodb", "emovo", "iemocap", "ravdess", "savee"])
 def test_every_preset_is_valid_for_every_corpus_of_the_paper(name, corpus):
     config = load_experiment(name, overrides=[f"corpus.name={corpus}"])
     assert config.model["name"] == "timnet"
     assert (config.model["n_scales"] == 10) == (corpus == "iemocap")
+
+
+@pytest.mark.parametrize("name", EXPERTS)
+@pytest.mark.parametrize("corpus", ["cmu_mosei", "emodb", "iemocap", "ravdess"])
+def test_presets_of_the_mixture_of_experts_differ_in_data_alone(name, corpus):
+    config = load_experiment(name, overrides=[f"corpus.name={corpus}"])
+    base = load_experiment(
+        name.rpartition("/")[0] + "/base", overrides=[f"corpus.name={corpus}", "name=x"]
+    )
+    assert config.model == base.model
+    assert config.objective == base.objective
+    for key in ("optimizer", "learning_rate", "schedule", "epochs", "batch_size", "penalties"):
+        assert getattr(config.training, key) == getattr(base.training, key)
+
+
+@pytest.mark.parametrize("network", preset_names(fragments=True))
+@pytest.mark.parametrize("below", ["moe/honest", "moe/honest+networks/light-sernet-port"])
+def test_every_network_can_be_laid_over_either_backbone(below, network):
+    config = load_experiment(f"{below}+{network}", overrides=["corpus.name=ravdess"])
+    model = Recognizer(
+        RecognizerConfig(
+            system=config.system,
+            classes=("angry", "happy", "neutral", "sad"),
+            view=config.view,
+            front_end=config.front_end,
+            model=config.model,
+        )
+    ).model
+    port = "light-sernet-port" in below + network
+    assert (getattr(model.config, "backbone", "macnn") == "light_sernet_port") == port
+    assert config.name.endswith(network.rpartition("/")[2])
+    assert (len(config.objective) == 2) == ("/level" in network or "/forward" in network)
+    assert config.training.learning_rate == (1e-4 if port else 1e-3)
+
+
+def test_a_fragment_alone_is_refused():
+    with pytest.raises(ConfigError, match=r"networks/level-0: key 'name' is missing"):
+        load_experiment("networks/level-0", overrides=["corpus.name=emodb"])
 
 
 def test_published_lengths_follow_the_corpus():

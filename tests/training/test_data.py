@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from serkit.training.data import Examples, epoch_order, read_data, write_data
+from training.toy_members import pieces
 
 
 def examples() -> Examples:
@@ -34,11 +35,12 @@ def test_parts_of_files_read_only_what_a_batch_holds(tmp_path):
     write_data(
         tmp_path,
         [str(i) for i in range(n)],
-        features=np.random.default_rng(0).random((n, 50, 40), dtype=np.float32),
-        n_frames=np.full(n, 50),
+        training=pieces(np.random.default_rng(0).random((n, 50, 40), dtype=np.float32)),
         emotion=np.zeros(n, dtype=np.int64),
     )
-    base = read_data(tmp_path)
+    data = read_data(tmp_path)
+    assert data.evaluation is data.training
+    base = data.training
     part = base.select([str(i) for i in range(0, n, 2)])
     assert part.tensors["features"].data_ptr() == base.tensors["features"].data_ptr()
     part.batch(torch.arange(4))["features"].zero_()
@@ -56,5 +58,48 @@ def test_an_order_is_a_function_of_seed_and_epoch():
 def test_examples_refuse_tensors_and_rows_of_other_length():
     with pytest.raises(ValueError, match="tensor 'features' has 2 rows, expected 1, one per id"):
         Examples(("a",), {"features": torch.zeros(2, 1, 1)})
+    with pytest.raises(ValueError, match="has 2 rows, expected 1, one per piece"):
+        Examples(("a",), {"features": torch.zeros(2, 1, 1)}, owners=torch.tensor([0]))
     with pytest.raises(ValueError, match="2 rows, expected 1, one per id"):
         Examples(("a",), {"features": torch.zeros(2, 1, 1)}, torch.tensor([0, 1]))
+
+
+def segments() -> Examples:
+    return Examples(
+        tuple("abc"),
+        {"features": torch.arange(6.0).view(6, 1, 1), "emotion": torch.tensor([0, 0, 0, 1, 1, 0])},
+        owners=torch.tensor([0, 0, 0, 1, 1, 2]),
+    )
+
+
+def test_a_part_holds_all_pieces_of_its_utterances():
+    part = segments().select(list("cb"))
+    assert (len(part), part.ids) == (3, ("c", "b"))
+    assert part.gather("features").flatten().tolist() == [5, 3, 4]
+    assert part.owner_of_pieces().tolist() == [0, 1, 1]
+    assert part.n_pieces().tolist() == [1, 2]
+    assert part.of_utterances("emotion").tolist() == [0, 1]
+    again = part.select(["b"])
+    assert again.gather("features").flatten().tolist() == [3, 4]
+    assert len(part.select([])) == 0
+
+
+def test_the_first_pieces_stand_for_utterances():
+    first = segments().first(4)
+    assert (len(first), first.ids) == (4, ("a", "a", "a", "b"))
+    assert first.gather("features").flatten().tolist() == [0, 1, 2, 3]
+
+
+def test_utterances_are_trained_on_and_judged_as_other_pieces(tmp_path):
+    features = np.arange(5, dtype=np.float32).reshape(5, 1, 1)
+    write_data(
+        tmp_path,
+        ["a", "b"],
+        training=pieces(features[:3], [0, 0, 1]),
+        evaluation=pieces(features, [0, 0, 0, 1, 1]),
+        emotion=np.array([[0, 1], [1, 1]], dtype=np.float32),
+    )
+    data = read_data(tmp_path)
+    assert data.training.select(["b"]).gather("features").flatten().tolist() == [2]
+    assert data.evaluation.select(["b"]).gather("features").flatten().tolist() == [3, 4]
+    assert data.evaluation.of_utterances("emotion").tolist() == [[0, 1], [1, 1]]

@@ -97,6 +97,73 @@ def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, select, stop_aft
     assert [row["epoch"] for row in log] == [1, 2, 3, 4, 5]
 
 
+EVERYTHING = {
+    "optimizer": "adam",
+    "weight_decay": 1e-3,
+    "warmup_epochs": 1,
+    "schedule": {"kind": "steps", "first": 3, "every": 1, "factor": 0.5},
+    "penalties": [
+        {"parameters": "*.weight", "weight": 1e-3},
+        {"parameters": "head.*", "kind": "norm", "weight": 1e-2},
+    ],
+}
+
+
+@pytest.mark.parametrize("stop_after", [1, 3])
+def test_a_resumed_training_goes_on_with_the_rate_of_its_epoch(tmp_path, stop_after):
+    def die(row):
+        if row["epoch"] == stop_after + 1:
+            raise Killed
+
+    whole, expected = run(tmp_path / "whole", config(**EVERYTHING))
+    with pytest.raises(Killed):
+        run(tmp_path / "parts", config(**EVERYTHING), on_epoch=die)
+    resumed, result = run(tmp_path / "parts", config(**EVERYTHING))
+    for ours, theirs in zip(result.history, expected.history, strict=True):
+        assert ours | {"seconds": 0} == theirs | {"seconds": 0}
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(tensor, resumed.state_dict()[name]), name
+    rates = [row["learning_rate"] for row in result.history]
+    assert rates == pytest.approx([1.5e-3, 3e-3, 1.5e-3, 0.75e-3, 0.375e-3])
+
+
+def test_an_epoch_is_trained_at_the_rate_that_is_logged(tmp_path):
+    stop = {"kind": "steps", "first": 2, "every": 1, "factor": 1e-12}
+    short, result = run(tmp_path / "a", config(epochs=1, select="last"))
+    assert "learning_rate" not in result.history[0]
+    longer, result = run(tmp_path / "b", config(epochs=3, select="last", schedule=stop))
+    assert result.history[2]["learning_rate"] == pytest.approx(3e-27)
+    for ours, theirs in zip(longer.parameters(), short.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-8)
+
+
+def test_the_training_loss_holds_penalties_and_class_weights_and_the_dev_loss_does_not(tmp_path):
+    def first_row(folder, term, **changes):
+        model = recognizer()
+        settings = config(epochs=1, batch_size=24, learning_rate=1e-12, **changes)
+        dev = examples(12, seed=9)
+        result = fit(
+            model, uneven(), dev, settings, objective=(term,), seed=11, folder=tmp_path / folder
+        )
+        return model, result.history[0]
+
+    model, plain = first_row("plain", Term())
+    penalty = {"parameters": "head.weight", "weight": 0.5}
+    _, penalised = first_row("penalised", Term(), penalties=[penalty])
+    squares = model.model.head.weight.square().sum().item()
+    expected = plain["train_loss"] + 0.5 * squares
+    assert penalised["train_loss"] == pytest.approx(expected, rel=1e-4)
+    _, weighted = first_row("weighted", Term(class_weights="balanced"))
+    assert weighted["train_loss"] != pytest.approx(plain["train_loss"], rel=1e-3)
+    assert plain["dev_loss"] == penalised["dev_loss"] == weighted["dev_loss"]
+
+
+def uneven() -> Examples:
+    """Three quarters of them of one class."""
+    even = examples(24)
+    return even.select([f"u{i}" for i in range(24) if i % 2 or i % 3 == 0])
+
+
 def test_a_finished_training_is_not_repeated(tmp_path):
     run(tmp_path, config())
     epochs = []
@@ -182,6 +249,11 @@ def test_a_damaged_or_hostile_state_is_refused(tmp_path, content):
     (tmp_path / "state.safetensors").write_bytes(content)
     with pytest.raises(InputError, match="not a readable training state"):
         run(tmp_path, config())
+
+
+def test_a_penalty_on_nothing_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"training.penalties names 'tail.\*', which is no"):
+        run(tmp_path, config(penalties=[{"parameters": "tail.*", "weight": 1.0}]))
 
 
 def test_divergence_is_said(tmp_path):

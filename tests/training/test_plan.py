@@ -1,5 +1,8 @@
 """The plan: how many fit, what is said, and what is refused."""
 
+import math
+from dataclasses import replace
+
 import pytest
 
 from serkit.training.plan import Plan, Shared, plan_members, plan_one_by_one
@@ -44,6 +47,17 @@ def test_the_expected_time_counts_the_steps_of_every_member(cohort, monkeypatch)
     seconds = 10 * (steps * 0.5 + len(cohort) * 0.1)
     assert plan(cohort).expected_s == pytest.approx(seconds / 2, abs=0.1)
     assert plan(cohort, engine="stacked").expected_s == pytest.approx(seconds, abs=0.1)
+
+
+def test_the_expected_time_counts_the_segments_of_an_utterance(cohort, monkeypatch):
+    segmented = replace(PROBE, train_pieces=2.5, evaluation_pieces=6.0)
+    monkeypatch.setattr("serkit.training.plan.usable_cores", lambda: 1)
+    made = plan_members(
+        cohort[:1], segmented, engine="processes", shared=SHARED, n_jobs=1, budget=2**30
+    )
+    n_steps = math.ceil(2.5 * len(cohort[0].fold.train) / 8)
+    n_evaluations = math.ceil(6 * len(cohort[0].fold.dev) / 8)
+    assert made.expected_s == pytest.approx(10 * (n_steps * 0.5 + n_evaluations * 0.1), abs=0.1)
 
 
 def test_a_plan_is_two_lines_in_plain_words(cohort):

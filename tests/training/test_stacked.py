@@ -232,9 +232,9 @@ def test_the_state_of_members_that_have_all_ended_is_put_away(tmp_path):
 
 def test_a_member_that_diverges_is_said_after_the_others_are_finished(tmp_path):
     cohort = members(tmp_path, training(epochs=2, select="last"))
-    features = read_data(cohort[0].data).tensors["features"].numpy().copy()
+    features = read_data(cohort[0].data).training.tensors["features"].numpy().copy()
     features[10] = float("nan")  # the second member tests it, the others train on it
-    np.save(cohort[0].data / "features.npy", features)
+    np.save(cohort[0].data / "training" / "features.npy", features)
     with pytest.raises(InputError, match="training diverged"):
         train_stacked(cohort, silent)
     assert [member.finished for member in cohort] == [False, True, False, False]

@@ -5,12 +5,22 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from serkit.features.cache import ExtractedFeatures
 from serkit.recognizer import RecognizerConfig
 from serkit.training.config import TrainingConfig
 from serkit.training.data import write_data
 from serkit.training.member import Member
 from serkit.training.objectives import Term
 from serkit.types import Fold
+
+
+def pieces(features, owners=None) -> ExtractedFeatures:
+    """Features of pieces that are all of one length; by default one piece per utterance."""
+    n, n_frames = features.shape[:2]
+    owners = np.arange(n) if owners is None else np.asarray(owners)
+    return ExtractedFeatures(
+        features, np.full(n, n_frames), owners, audio_hashes={}, durations_s={}, n_cached=0
+    )
 
 
 def recognizer_config(
@@ -55,8 +65,7 @@ def members(
     data = write_data(
         folder / ".data",
         ids,
-        features=features.astype(precision),
-        n_frames=np.full(n, n_frames),
+        training=pieces(features.astype(precision)),
         emotion=emotion,
     )
     cohort, first = [], 0

@@ -102,6 +102,7 @@ class AuthorCorpus:
         return ExtractedFeatures(
             features=x,
             n_frames=np.full(len(ids), n_frames, dtype=np.int64),
+            owners=np.arange(len(ids)),
             audio_hashes={
                 i: hashlib.sha256(row).hexdigest() for i, row in zip(ids, x, strict=True)
             },

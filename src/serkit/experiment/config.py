@@ -1,8 +1,12 @@
 """Experiment files: strict TOML, one base, one difference.
 
 An experiment file states only what differs from its ``base``, which is a preset that ships with
-serkit (``timnet/speaker-independent``) or another file, relative to the one that names it. Layers
-are laid over each other from the bottom: the base with what it says for this corpus
+serkit (``timnet/speaker-independent``) or another file, relative to the one that names it. Several
+bases are laid over each other in their order: ``base = ["moe/honest", "networks/level-0"]``, on the
+command line ``moe/honest+networks/level-0``. Presets in a folder of :data:`FRAGMENTS` hold what is
+theirs alone, a network, and need another one below them.
+
+Layers are laid over each other from the bottom: the base with what it says for this corpus
 (``[by_corpus.NAME]``), then the file, then what the file says for this corpus, then ``--set
 a.b=c``. Tables merge key by key, except that a table which names another ``split``, ``name`` or
 ``kind`` than the layer below replaces it: settings of one protocol or model mean nothing to
@@ -48,6 +52,8 @@ Table = dict[str, Any]
 
 _DISCRIMINATORS = ("split", "name", "kind")
 
+FRAGMENTS = ("networks",)  # folders of presets that are to be laid over another
+
 
 class ConfigError(InputError):
     """An experiment file that cannot be used; the message names the file and the key."""
@@ -82,6 +88,9 @@ class LabelsConfig(_Strict):
 
     keep: tuple[str, ...] | None = Field(default=None, description="classes to keep; default: all")
     map: dict[str, str] = Field(default_factory=dict, description="merge classes before keeping")
+    multi: bool = Field(
+        default=False, description="several classes may hold at once, joined by '+' in the corpus"
+    )
 
 
 class ProtocolConfig(_Strict):
@@ -130,13 +139,16 @@ class ExperimentConfig(_Strict):
         return self.name if corpus in self.name else f"{self.name}-{corpus}"
 
 
-def preset_names() -> list[str]:
-    """Names of the experiments that ship with serkit, such as ``timnet/speaker-independent``."""
+def preset_names(*, fragments: bool = False) -> list[str]:
+    """Names of the experiments that ship with serkit, such as ``timnet/speaker-independent``.
+
+    With ``fragments`` those that need another below them, such as ``networks/level-0``.
+    """
     root = resources.files("serkit.experiment") / "presets"
     return sorted(
         f"{system.name}/{file.name.removesuffix('.toml')}"
         for system in root.iterdir()
-        if system.is_dir()
+        if system.is_dir() and (system.name in FRAGMENTS) == fragments
         for file in system.iterdir()
         if file.name.endswith(".toml")
     )
@@ -150,7 +162,8 @@ def load_experiment(
     Parameters
     ----------
     path_or_preset
-        A TOML file, or the name of a preset.
+        A TOML file, or the name of a preset; several joined by ``+`` are laid over each other, and
+        the later ones are added to the experiment's name.
     overrides
         ``key.key=value`` strings; values are TOML, and bare words are strings.
 
@@ -160,7 +173,12 @@ def load_experiment(
         If a file is missing or not TOML, a key is unknown, a value is of the wrong kind, or the
         experiment names no corpus.
     """
-    layers = _layers(str(path_or_preset), relative_to=None, seen=())
+    first, *others = str(path_or_preset).split("+")
+    if str(path_or_preset).endswith(".toml"):  # whose path may hold a +
+        first, others = str(path_or_preset), []
+    layers = [
+        layer for one in (first, *others) for layer in _layers(one, relative_to=None, seen=())
+    ]
     last = _override_table(overrides)
     corpus = _corpus_key([table for _, table in layers] + [last])
     merged: Table = {}
@@ -170,6 +188,9 @@ def load_experiment(
             raise ConfigError(f"{source}: by_corpus must be a table of corpora")
         merged = _lay_over(merged, table)
         merged = _lay_over(merged, by_corpus.get(corpus, {}))
+    if others:
+        added = [one.rpartition("/")[2] for one in others]
+        merged["name"] = "-".join([str(merged["name"]), *added])
     merged = _lay_over(merged, last)
     source = str(path_or_preset)
     if "corpus" not in merged:
@@ -207,33 +228,34 @@ def _layers(
         if not path.is_file():
             raise ConfigError(f"{path}: no such experiment file{_hint(name)}")
         text, folder = path.read_text(encoding="utf-8"), path.parent
-    elif name in preset_names():
+    elif name in preset_names() + preset_names(fragments=True):
         preset = resources.files("serkit.experiment") / "presets" / f"{name}.toml"
         text, folder = preset.read_text(encoding="utf-8"), None
     else:
         raise ConfigError(
             f"no experiment '{name}': expected a .toml file or a preset "
-            f"({', '.join(preset_names())}){_hint(name)}"
+            f"({', '.join(preset_names())}), or several joined by +{_hint(name)}"
         )
     try:
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{name}: not valid TOML ({error})") from None
-    base = table.pop("base", None)
-    below = (
-        []
-        if base is None
-        else _layers(
-            str(base),
-            relative_to=folder if str(base).endswith(".toml") else None,
+    base = table.pop("base", [])
+    below = [
+        layer
+        for one in (base if isinstance(base, list) else [base])
+        for layer in _layers(
+            str(one),
+            relative_to=folder if str(one).endswith(".toml") else None,
             seen=(*seen, name),
         )
-    )
+    ]
     return [*below, (name, table)]
 
 
 def _hint(name: str) -> str:
-    near = difflib.get_close_matches(name, preset_names(), n=1)
+    known = preset_names() + preset_names(fragments=True)
+    near = difflib.get_close_matches(name, known, n=1)
     return f"; did you mean {near[0]}?" if near else ""
 
 
@@ -317,7 +339,10 @@ def explain_keys() -> str:
     """List every key of an experiment file with its kind, default and meaning."""
     lines = _explain(ExperimentConfig, "")
     lines.append("front_end.name, front_end.preset, and settings of that front end")
-    lines.append("view.kind = fixed (view.n_samples) or whole (view.max_samples)")
+    lines.append(
+        "view.kind = fixed (view.n_samples, view.scale), whole (view.max_samples) or segments "
+        "(view.n_samples, train_hop, test_hop, strict, short, aggregation)"
+    )
     lines.append("model.name, and settings of that model")
     lines.append("by_corpus.NAME.<any key>: takes effect when corpus.name is NAME")
     return "\n".join(lines)

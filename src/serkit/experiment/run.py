@@ -33,13 +33,16 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import ValidationError
+from torch import Tensor
 
 import serkit
 from serkit.corpora import channel_of, get_corpus, load_corpus
@@ -54,10 +57,10 @@ from serkit.corpora.splits import (
     read_folds_csv,
     write_folds_csv,
 )
-from serkit.evaluation.predictions import Predictions, write_predictions
 from serkit.evaluation.report import write_report
 from serkit.experiment.author_files import AuthorCorpus, read_author_corpus
 from serkit.experiment.card import model_card
+from serkit.experiment.collect import collect_outputs, judge_experts
 from serkit.experiment.config import ConfigError, CorpusConfig, ExperimentConfig
 from serkit.features.cache import (
     ExtractedFeatures,
@@ -65,8 +68,9 @@ from serkit.features.cache import (
     default_cache_dir,
     extract_features,
 )
+from serkit.features.views import SegmentsView
 from serkit.files import write_atomically
-from serkit.labels import LabelSpace, map_label
+from serkit.labels import LabelSpace, classes_of, map_label, targets
 from serkit.recognizer import Recognizer, RecognizerConfig
 from serkit.training.cohort import Resources, train_cohort
 from serkit.training.data import derive_seed, read_data, write_data
@@ -74,7 +78,6 @@ from serkit.training.lock import LOCK_FILE, FolderLock
 from serkit.training.loop import fit
 from serkit.training.member import Member, member_outputs
 from serkit.training.plan import Plan
-from serkit.training.record import LOG_FILE
 from serkit.training.workers import one_thread
 from serkit.types import Fold, InputError, Utterance
 
@@ -187,18 +190,19 @@ def _run(
     started, stopwatch, commit = datetime.now(timezone.utc), _Stopwatch(out), _commit()
     part = read_experiment_corpus(config, corpora_dir=corpora_dir, progress=progress)
     progress.say(part.description["check"])
-    labels = LabelSpace.of(u.label for u in part.utterances)
+    multi = config.labels.multi
+    labels = LabelSpace.of(c for u in part.utterances for c in classes_of(u.label, multi=multi))
     recognizer_config = _recognizer_config(config, labels, part)
     recognizer = Recognizer(recognizer_config)
     if part.authors is not None:
-        features = part.authors.extracted(recognizer, part.utterances)
+        features = [part.authors.extracted(recognizer, part.utterances)]
     else:
         features = _extract(recognizer, part.utterances, cache_dir=cache_dir, progress=progress)
-    fingerprint = _fingerprint(part.utterances, features.audio_hashes)
+    part, features, coverage = _leave_out(part, features, recognizer, progress)
+    hashes = features[0].audio_hashes
+    fingerprint = _fingerprint(part.utterances, hashes)
     folds, separates = _folds(config, part)
-    leaks = check_leaks(
-        part.utterances, folds, separates=separates, audio_hashes=features.audio_hashes
-    )
+    leaks = check_leaks(part.utterances, folds, separates=separates, audio_hashes=hashes)
     leaks.raise_if_broken()
     # Only now is there something to go on with: a wrong folder or split leaves no run behind.
     _begin(out, config, lock, resume=resume)
@@ -220,9 +224,9 @@ def _run(
     data = write_data(
         out / ".data",
         [u.id for u in part.utterances],
-        features=features.features,
-        n_frames=features.n_frames,
-        emotion=np.array([labels.index(str(u.label)) for u in part.utterances], dtype=np.int64),
+        training=features[0],
+        evaluation=features[1] if len(features) > 1 else None,
+        emotion=_emotion(part.utterances, labels, multi=multi),
     )
     # The members map the features from the file; a second copy here would cost memory to no end.
     del features
@@ -241,7 +245,7 @@ def _run(
         for fold in folds
     ]
     plan = _train(members, resources, stopwatch=stopwatch, progress=progress)
-    _collect(out, members, part.utterances, labels)
+    collect_outputs(out, members, part.utterances, labels, multi_label=multi)
     _write_json(
         out / "run.json",
         {
@@ -252,6 +256,9 @@ def _run(
             "corpus": part.description | {"fingerprint": fingerprint},
             "protocol": protocol,
             "labels": list(labels.classes),
+            "multi_label": multi,
+            "coverage": coverage,
+            "experts": judge_experts(members, part.utterances, labels),
             "n_parameters": recognizer.n_parameters,
             "seeds": list(config.seeds),
             "commit": commit,
@@ -293,12 +300,17 @@ def read_experiment_corpus(
     for part in parts:
         kept = []
         for utterance in part.utterances:
-            label = map_label(utterance.label, mapping=config.labels.map, keep=config.labels.keep)
+            label = map_label(
+                utterance.label,
+                mapping=config.labels.map,
+                keep=config.labels.keep,
+                multi=config.labels.multi,
+            )
             if label is not None:
                 kept.append(replace(utterance, label=label))
         # Random folds are defined by the class-major order, which merging classes disturbs.
         utterances += sort_utterances(kept)
-    present = {u.label for u in utterances}
+    present = {c for u in utterances for c in classes_of(u.label, multi=config.labels.multi)}
     missing = [label for label in config.labels.keep or () if label not in present]
     if missing:
         raise ConfigError(
@@ -413,6 +425,7 @@ def _recognizer_config(
         model=config.model,
         normalise=config.normalise,
         channel=channel,
+        multi_label=config.labels.multi,
     )
 
 
@@ -422,24 +435,82 @@ def _extract(
     *,
     cache_dir: Path | None,
     progress: Progress,
-) -> ExtractedFeatures:
-    extractor = Extractor(
-        function=recognizer.extract,
-        sample_rate=recognizer.sample_rate,
-        channel=recognizer.config.channel,
-        settings={
-            "view": dict(recognizer.config.view),
-            "front_end": recognizer.front_end_settings(),
-        },
-    )
-    progress.stage("features", len(utterances))
-    features = extract_features(
-        utterances, extractor, cache_dir=cache_dir, progress=lambda done, _: progress.advance(done)
-    )
-    progress.say(
-        f"features of {len(utterances)} utterances, {features.n_cached} of them from the cache"
-    )
-    return features
+) -> list[ExtractedFeatures]:
+    """Extract features as they are trained on and, where that differs, as they are judged."""
+    view = recognizer.view
+    differ = isinstance(view, SegmentsView) and view.train_hop != view.test_hop
+    extracted = []
+    for training in (True, False) if differ else (True,):
+        extractor = Extractor(
+            function=partial(_features, recognizer, training),
+            sample_rate=recognizer.sample_rate,
+            channel=recognizer.config.channel,
+            settings={
+                "view": dict(recognizer.config.view),
+                "front_end": recognizer.front_end_settings(),
+            }
+            | ({"training": training} if differ else {}),
+        )
+        progress.stage("features" if training else "features of test segments", len(utterances))
+        features = extract_features(
+            utterances,
+            extractor,
+            cache_dir=cache_dir,
+            progress=lambda done, _: progress.advance(done),
+        )
+        pieces = f" in {len(features.n_frames)} segments" if differ else ""
+        progress.say(
+            f"features of {len(utterances)} utterances{pieces}, {features.n_cached} of them from "
+            "the cache"
+        )
+        extracted.append(features)
+    return extracted
+
+
+def _features(
+    recognizer: Recognizer, training: bool, waveforms: Tensor, n_samples: Tensor
+) -> tuple[Tensor, Tensor]:
+    features, n_frames, _ = recognizer.extract(waveforms, n_samples, training=training)
+    return features, n_frames
+
+
+def _leave_out(
+    part: CorpusPart,
+    features: list[ExtractedFeatures],
+    recognizer: Recognizer,
+    progress: Progress,
+) -> tuple[CorpusPart, list[ExtractedFeatures], dict[str, Any]]:
+    """Leave out utterances that the view drops, and say how many they are.
+
+    Raises
+    ------
+    InputError
+        If none is left.
+    """
+    n = len(part.utterances)
+    wanted = np.bincount(features[-1].owners, minlength=n) > 0
+    n_judged = int(wanted.sum())
+    coverage: dict[str, Any] = {"n_utterances": n, "n_judged": n_judged}
+    if n_judged == n:
+        return part, features, coverage
+    assert isinstance(recognizer.view, SegmentsView)  # no other view drops
+    seconds = recognizer.view.n_samples / recognizer.sample_rate
+    coverage["reason"] = f"shorter than a segment of {seconds:g} s"
+    if not n_judged:
+        raise InputError(
+            f"all {n} utterances are {coverage['reason']}: set view.short = 'zeros' or 'repeat'"
+        )
+    progress.say(f"{n - n_judged} of {n} utterances are left out: {coverage['reason']}")
+    kept = [u for u, want in zip(part.utterances, wanted, strict=True) if want]
+    return replace(part, utterances=kept), [f.keep(wanted) for f in features], coverage
+
+
+def _emotion(
+    utterances: Sequence[Utterance], labels: LabelSpace, *, multi: bool
+) -> NDArray[np.int64] | NDArray[np.float32]:
+    """Class indices (n,) or, where several classes may hold, marks (n, n_classes)."""
+    names = [str(u.label) for u in utterances]
+    return targets(names, labels) if multi else np.array([labels.index(name) for name in names])
 
 
 def _folds(config: ExperimentConfig, part: CorpusPart) -> tuple[list[Fold], frozenset[str]]:
@@ -534,69 +605,6 @@ class _Stopwatch:
             self._noted = time.monotonic()
 
 
-def _collect(
-    out: Path,
-    members: Sequence[Member],
-    utterances: Sequence[Utterance],
-    labels: LabelSpace,
-) -> None:
-    """Join what the members left into predictions.csv, curves.csv and embeddings.npz."""
-    by_id = {u.id: u for u in utterances}
-    rows: list[tuple[Utterance, str, int]] = []
-    scores: list[np.ndarray] = []
-    embeddings: list[np.ndarray] = []
-    embedded: list[tuple[str, str, int]] = []
-    curves = ["fold,seed,epoch,train_loss,dev_loss,dev_uar,dev_war,selected"]
-    first_seed = members[0].seed
-    for member in members:
-        outputs, selected = member_outputs(member)
-        rows += [(by_id[i], member.fold.name, member.seed) for i in member.fold.test]
-        scores.append(outputs["scores"])
-        if member.seed == first_seed and "embedding" in outputs:
-            embeddings.append(outputs["embedding"])
-            embedded += [(i, member.fold.name, member.seed) for i in member.fold.test]
-        for line in (member.folder / LOG_FILE).read_text(encoding="utf-8").splitlines():
-            row = json.loads(line)
-            cells = [row.get(k, "") for k in ("train_loss", "dev_loss", "dev_uar", "dev_war")]
-            numbers = ",".join("" if c == "" else f"{c:.6g}" for c in cells)
-            kept = int(row["epoch"] == selected)
-            curves.append(f"{member.fold.name},{member.seed},{row['epoch']},{numbers},{kept}")
-    speakers = [u.speaker for u, _, _ in rows]
-    if set(speakers) == {"unknown"}:
-        speakers = [""] * len(rows)  # else the evaluation would count one speaker
-    write_atomically(out / "curves.csv", "\n".join(curves) + "\n")
-    stacked = np.concatenate(scores).astype(np.float64)
-    stacked /= stacked.sum(1, keepdims=True)  # float32 rounding
-    write_predictions(
-        out / "predictions.csv",
-        Predictions.of(
-            ids=[u.id for u, _, _ in rows],
-            truth=[str(u.label) for u, _, _ in rows],
-            classes=labels.classes,
-            scores=stacked,
-            corpora=[u.corpus for u, _, _ in rows],
-            speakers=speakers,
-            folds=[fold for _, fold, _ in rows],
-            seeds=[seed for _, _, seed in rows],
-            extras={
-                "path": [str(u.path) for u, _, _ in rows],
-                "sentence": [u.sentence or "" for u, _, _ in rows],
-                "transcript": [u.transcript or "" for u, _, _ in rows],
-                "start_s": [f"{u.start_s:g}" for u, _, _ in rows],
-                "end_s": ["" if u.end_s is None else f"{u.end_s:g}" for u, _, _ in rows],
-            },
-        ),
-    )
-    if embeddings:
-        np.savez_compressed(
-            out / "embeddings.npz",
-            id=np.array([i for i, _, _ in embedded]),
-            fold=np.array([fold for _, fold, _ in embedded]),
-            seed=np.array([seed for _, _, seed in embedded]),
-            embedding=np.concatenate(embeddings),
-        )
-
-
 def _refit(
     out: Path,
     config: ExperimentConfig,
@@ -610,7 +618,7 @@ def _refit(
         return
     epochs = round(statistics.median(member_outputs(member)[1] for member in members))
     training = config.training.model_copy(update={"epochs": epochs, "select": "last"})
-    examples = read_data(data)
+    examples = read_data(data).training
     seed = config.seeds[0]
     progress.stage("training the recognizer to keep, on everything", epochs)
     torch.manual_seed(derive_seed(seed, "everything", "initialisation"))

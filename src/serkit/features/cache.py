@@ -14,7 +14,7 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +30,7 @@ from serkit.types import InputError, Utterance
 
 __all__ = ["ExtractedFeatures", "Extractor", "default_cache_dir", "extract_features"]
 
-VERSION = 1  # raise when the same settings start to give other numbers
+VERSION = 2  # raise when the same settings start to give other numbers
 
 _GROUP = 16  # files that a worker takes at a time
 _LOADED_SAMPLES = 2**24  # of loaded sound that may wait to be transformed: 64 MB per worker
@@ -50,7 +50,8 @@ class Extractor:
     Attributes
     ----------
     function
-        ``(waveforms (batch, n_samples), n_samples (batch,)) -> (features, n_frames)``.
+        ``(waveforms (1, n_samples), n_samples (1,)) -> (features, n_frames)`` of the pieces that
+        the utterance is taken as: ``(n_pieces, n_frames, n_features)`` and ``(n_pieces,)``.
     sample_rate
         Hz, to which files are resampled.
     channel
@@ -74,12 +75,13 @@ class Extractor:
 
 @dataclass(frozen=True, slots=True)
 class ExtractedFeatures:
-    """Features of a list of utterances, in its order, padded with zeros.
+    """Features of the pieces of a list of utterances, in its order, padded with zeros.
 
     Attributes
     ----------
-    features : (n_utterances, n_frames, n_features), float32
-    n_frames : (n_utterances,), int64
+    features : (n_pieces, n_frames, n_features), float32
+    n_frames : (n_pieces,), int64
+    owners : (n_pieces,), int64, ascending: the utterance of each piece
     audio_hashes
         Utterance id -> hash of its decoded samples, for the leak check.
     durations_s
@@ -90,14 +92,32 @@ class ExtractedFeatures:
 
     features: NDArray[np.float32]
     n_frames: NDArray[np.int64]
+    owners: NDArray[np.int64]
     audio_hashes: dict[str, str]
     durations_s: dict[str, float]
     n_cached: int
 
+    def keep(self, wanted: NDArray[np.bool_]) -> ExtractedFeatures:
+        """Leave out utterances; hashes and durations stay.
+
+        Parameters
+        ----------
+        wanted : (n_utterances,)
+        """
+        pieces = wanted[self.owners]
+        numbers = np.cumsum(wanted) - 1
+        return replace(
+            self,
+            features=self.features[pieces],
+            n_frames=self.n_frames[pieces],
+            owners=numbers[self.owners[pieces]],
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    features: NDArray[np.float32]
+    features: NDArray[np.float32]  # (frames of all pieces, n_features), one piece after the other
+    n_frames: NDArray[np.int64]  # (n_pieces,)
     audio_hash: str
     duration_s: float
     cached: bool
@@ -167,18 +187,30 @@ def extract_features(
     if problems:
         more = f" (and {len(problems) - 1} more files)" if len(problems) > 1 else ""
         raise InputError(problems[0] + more)
-    width = max(len(entry.features) for entry in good)
-    stacked = np.zeros((len(good), width, good[0].features.shape[1]), dtype=np.float32)
-    for row, entry in zip(stacked, good, strict=True):
-        row[: len(entry.features)] = entry.features
     ids = [utterance.id for utterance in utterances]
+    n_frames = np.concatenate([entry.n_frames for entry in good])
     return ExtractedFeatures(
-        features=stacked,
-        n_frames=np.array([len(entry.features) for entry in good], dtype=np.int64),
+        features=_padded(good, n_frames),
+        n_frames=n_frames,
+        owners=np.repeat(np.arange(len(good)), [len(entry.n_frames) for entry in good]),
         audio_hashes={i: entry.audio_hash for i, entry in zip(ids, good, strict=True)},
         durations_s={i: entry.duration_s for i, entry in zip(ids, good, strict=True)},
         n_cached=sum(entry.cached for entry in good),
     )
+
+
+def _padded(entries: Sequence[_Entry], n_frames: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Stack the pieces of all entries."""
+    width = int(n_frames.max(initial=0))
+    n_features = entries[0].features.shape[1]
+    stacked = np.zeros((len(n_frames), width, n_features), dtype=np.float32)
+    row = 0
+    for entry in entries:
+        first = 0
+        for n in entry.n_frames:
+            stacked[row, :n] = entry.features[first : first + n]
+            row, first = row + 1, first + n
+    return stacked
 
 
 def _fetch(
@@ -229,11 +261,12 @@ def _finish(
 
 def _compute(loaded: _Loaded, extractor: Extractor) -> _Entry | InputError:
     try:
-        features = _transform(loaded.waveform, extractor)
+        features, n_frames = _transform(loaded.waveform, extractor)
     except InputError as error:
         return InputError(f"{loaded.utterance.path}: {error}")
     entry = _Entry(
         features,
+        n_frames,
         waveform_sha256(loaded.waveform),
         len(loaded.waveform) / extractor.sample_rate,
         cached=False,
@@ -260,6 +293,7 @@ def _read_entry(path: Path) -> _Entry | None:
             meta = stored.metadata()
             return _Entry(
                 stored.get_tensor("features"),
+                stored.get_tensor("n_frames"),
                 meta["audio_sha256"],
                 float(meta["duration_s"]),
                 cached=True,
@@ -269,15 +303,18 @@ def _read_entry(path: Path) -> _Entry | None:
 
 
 @torch.inference_mode()
-def _transform(waveform: Waveform, extractor: Extractor) -> NDArray[np.float32]:
+def _transform(
+    waveform: Waveform, extractor: Extractor
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     batch = torch.from_numpy(waveform).unsqueeze(0)
     features, n_frames = extractor.function(batch, torch.tensor([len(waveform)]))
-    return features[0, : int(n_frames[0])].contiguous().numpy()
+    valid = torch.arange(features.shape[1]) < n_frames.unsqueeze(1)
+    return features[valid].numpy(), n_frames.numpy()
 
 
 def _store(path: Path, entry: _Entry) -> None:
     content = save(
-        {"features": entry.features},
+        {"features": entry.features, "n_frames": entry.n_frames},
         metadata={"audio_sha256": entry.audio_hash, "duration_s": repr(entry.duration_s)},
     )
     write_atomically(path, content)

@@ -4,9 +4,34 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-__all__ = ["TrainingConfig"]
+from serkit.training.objectives import Penalty
+
+__all__ = ["Schedule", "TrainingConfig"]
+
+
+class Schedule(BaseModel):
+    """How the learning rate goes on from epoch to epoch."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Literal["constant", "steps"] = "constant"
+    first: int | None = Field(default=None, ge=2, description="steps: first epoch at a lower rate")
+    every: int | None = Field(default=None, ge=1, description="steps: epochs from step to step")
+    factor: float | None = Field(default=None, gt=0, description="steps: of the rate at each step")
+
+    @model_validator(mode="after")
+    def _steps_are_described(self) -> Schedule:
+        given = [value is not None for value in (self.first, self.every, self.factor)]
+        if self.kind == "steps" and not all(given):
+            raise ValueError("kind = 'steps' needs first, every and factor: state all three")
+        if self.kind == "constant" and any(given):
+            raise ValueError(
+                "first, every and factor are for kind = 'steps', and this kind is 'constant': "
+                "leave them out or set kind = 'steps'"
+            )
+        return self
 
 
 class TrainingConfig(BaseModel):
@@ -17,10 +42,20 @@ class TrainingConfig(BaseModel):
     epochs: int = Field(default=100, ge=1)
     batch_size: int = Field(default=64, ge=1)
     learning_rate: float = Field(default=1e-3, gt=0)
+    schedule: Schedule = Schedule()
+    warmup_epochs: int = Field(
+        default=0, ge=0, description="epochs in which the rate rises linearly to the full one"
+    )
+    optimizer: Literal["adamw", "adam"] = "adamw"
     beta1: float = Field(default=0.9, ge=0, lt=1)
     beta2: float = Field(default=0.999, ge=0, lt=1)
     adam_eps: float = Field(default=1e-8, gt=0)
-    weight_decay: float = Field(default=0.0, ge=0, description="decoupled, as in AdamW")
+    weight_decay: float = Field(
+        default=0.0, ge=0, description="adamw: decoupled; adam: added to the gradient"
+    )
+    penalties: tuple[Penalty, ...] = Field(
+        default=(), description="prices on the size of weights, added to the training loss"
+    )
     clip_norm: float | None = Field(default=None, gt=0, description="gradient norm limit")
     accumulate: int = Field(default=1, ge=1, description="batches per optimiser step")
     select: Literal["best_dev", "last"] = "best_dev"

@@ -1,4 +1,8 @@
-"""Examples: named tensors over the same utterances, from which parts and batches are picked."""
+"""Examples: named tensors over pieces of utterances, from which parts and batches are picked.
+
+An utterance has one piece or, where the view cuts it into segments, several; a fold names
+utterances, a batch holds pieces.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["Examples", "derive_seed", "epoch_order", "read_data", "write_data"]
+from serkit.features.cache import ExtractedFeatures
+
+__all__ = ["Data", "Examples", "derive_seed", "epoch_order", "read_data", "write_data"]
 
 
 def derive_seed(*parts: object) -> int:
@@ -34,7 +40,7 @@ def epoch_order(n: int, *, seed: int, epoch: int) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Examples:
-    """Utterances as tensors that are shared, not copied: a part of a fold is an index into them.
+    """Pieces of utterances as tensors that are shared: a part of a fold is an index into them.
 
     Attributes
     ----------
@@ -43,79 +49,159 @@ class Examples:
     tensors
         For example ``features`` (n, n_frames, n_features), ``n_frames`` (n,), ``emotion`` (n,).
     rows
-        (len(ids),) row of each utterance in the tensors; ``None``: they hold these utterances, in
-        this order.
+        (len(self),) row of each piece in the tensors; ``None``: they hold these pieces, in this
+        order.
+    owners
+        (len(self),) ascending, position in ``ids`` of each piece's utterance; ``None``: each
+        utterance is one piece.
     """
 
     ids: tuple[str, ...]
     tensors: Mapping[str, Tensor]
     rows: Tensor | None = None
+    owners: Tensor | None = None
 
     def __post_init__(self) -> None:
+        n = len(self.ids) if self.owners is None else len(self.owners)
+        per = "id" if self.owners is None else "piece"
         if self.rows is not None:
-            if len(self.rows) != len(self.ids):
-                raise ValueError(f"{len(self.rows)} rows, expected {len(self.ids)}, one per id")
+            if len(self.rows) != n:
+                raise ValueError(f"{len(self.rows)} rows, expected {n}, one per {per}")
             return
         for name, tensor in self.tensors.items():
-            if len(tensor) != len(self.ids):
+            if len(tensor) != n:
                 raise ValueError(
-                    f"tensor '{name}' has {len(tensor)} rows, expected {len(self.ids)}, one per id"
+                    f"tensor '{name}' has {len(tensor)} rows, expected {n}, one per {per}"
                 )
 
     def __len__(self) -> int:
-        return len(self.ids)
+        """Count the pieces."""
+        return len(self.ids) if self.owners is None else len(self.owners)
 
     def select(self, ids: Sequence[str]) -> Examples:
         """Pick utterances by id, in the given order; nothing is copied."""
-        position = {identity: row for row, identity in enumerate(self.ids)}
+        position = {identity: number for number, identity in enumerate(self.ids)}
         chosen = torch.tensor([position[identity] for identity in ids], dtype=torch.long)
-        return Examples(tuple(ids), self.tensors, self.base_rows(chosen))
+        if self.owners is None:
+            return Examples(tuple(ids), self.tensors, self.base_rows(chosen))
+        counts = self.n_pieces()
+        ends = counts.cumsum(0)
+        pieces = [torch.arange(int(ends[i] - counts[i]), int(ends[i])) for i in chosen.tolist()]
+        rows = torch.cat([torch.empty(0, dtype=torch.long), *pieces])
+        owners = torch.repeat_interleave(torch.arange(len(ids)), counts[chosen])
+        return Examples(tuple(ids), self.tensors, self.base_rows(rows), owners)
+
+    def first(self, n: int) -> Examples:
+        """Pick the first ``n`` pieces, or all, as if each were an utterance."""
+        rows = torch.arange(min(n, len(self)))
+        ids = tuple(self.ids[i] for i in self.owner_of_pieces()[rows].tolist())
+        return Examples(ids, self.tensors, self.base_rows(rows))
+
+    def n_pieces(self) -> Tensor:
+        """Count the pieces of each utterance, ``(len(self.ids),)``."""
+        return torch.bincount(self.owner_of_pieces(), minlength=len(self.ids))
+
+    def owner_of_pieces(self) -> Tensor:
+        """Give the position in ``ids`` of each piece's utterance, ``(len(self),)``."""
+        return torch.arange(len(self.ids)) if self.owners is None else self.owners
 
     def gather(self, name: str) -> Tensor:
-        """Copy one tensor's rows of these utterances."""
+        """Copy one tensor's rows of these pieces."""
         return self.tensors[name][self.base_rows(torch.arange(len(self)))]
 
+    def of_utterances(self, name: str) -> Tensor:
+        """Copy what is the same for all pieces of an utterance, one row per utterance."""
+        if self.owners is None:
+            return self.gather(name)
+        counts = self.n_pieces()
+        return self.tensors[name][self.base_rows(counts.cumsum(0) - counts)]
+
     def batch(self, rows: Tensor) -> dict[str, Tensor]:
-        """Copy some of these utterances, as one batch."""
+        """Copy some of these pieces, as one batch."""
         chosen = self.base_rows(rows)
         return {name: tensor[chosen] for name, tensor in self.tensors.items()}
 
     def batches(
         self, batch_size: int, *, order: Tensor | None = None
     ) -> Iterator[dict[str, Tensor]]:
-        """Walk through the examples; the last batch may be smaller."""
+        """Walk through the pieces; the last batch may be smaller."""
         rows = torch.arange(len(self)) if order is None else order
         for first in range(0, len(rows), batch_size):
             yield self.batch(rows[first : first + batch_size])
 
     def base_rows(self, rows: Tensor) -> Tensor:
-        """Turn rows of these utterances into rows of the shared tensors."""
+        """Turn rows of these pieces into rows of the shared tensors."""
         return rows if self.rows is None else self.rows[rows]
+
+    def to(self, device: torch.device) -> Examples:
+        """Copy the tensors to a device; where each piece is stays on the CPU."""
+        tensors = {name: tensor.to(device) for name, tensor in self.tensors.items()}
+        return Examples(self.ids, tensors, self.rows, self.owners)
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """All utterances of a run: as they are trained on, and as they are judged.
+
+    The two differ where a view cuts segments with another hop for each; else they are one object.
+    """
+
+    training: Examples
+    evaluation: Examples
+
+    def to(self, device: torch.device) -> Data:
+        """Copy the tensors to a device."""
+        training = self.training.to(device)
+        shared = self.evaluation is self.training
+        return Data(training, training if shared else self.evaluation.to(device))
 
 
 def write_data(
     folder: Path,
     ids: Sequence[str],
     *,
-    features: NDArray[np.float32],
-    n_frames: NDArray[np.int64],
-    emotion: NDArray[np.int64],
+    training: ExtractedFeatures,
+    evaluation: ExtractedFeatures | None = None,
+    emotion: NDArray[np.int64] | NDArray[np.float32],
 ) -> Path:
-    """Write examples where every member can map them from; see :func:`read_data`."""
+    """Write examples where every member can map them from; see :func:`read_data`.
+
+    Parameters
+    ----------
+    training
+        Features of the utterances as they are trained on.
+    evaluation
+        The same as they are judged; ``None``: they are judged as they are trained on.
+    emotion : (n_utterances,) or, where several classes may hold, (n_utterances, n_classes)
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    np.save(folder / "features.npy", features)
-    np.save(folder / "n_frames.npy", n_frames)
-    np.save(folder / "emotion.npy", emotion)
+    for use, extracted in (("training", training), ("evaluation", evaluation)):
+        if extracted is None:
+            continue
+        (folder / use).mkdir(exist_ok=True)
+        np.save(folder / use / "features.npy", extracted.features)
+        np.save(folder / use / "n_frames.npy", extracted.n_frames)
+        np.save(folder / use / "owners.npy", extracted.owners)
+        np.save(folder / use / "emotion.npy", emotion[extracted.owners])
     (folder / "ids.json").write_text(json.dumps(list(ids)), encoding="utf-8")
     return folder
 
 
-def read_data(folder: Path) -> Examples:
+def read_data(folder: Path) -> Data:
     """Map the examples that :func:`write_data` left, shared between processes."""
     ids = tuple(json.loads((folder / "ids.json").read_text(encoding="utf-8")))
+    training = _map_examples(folder / "training", ids)
+    if not (folder / "evaluation").exists():
+        return Data(training, training)
+    return Data(training, _map_examples(folder / "evaluation", ids))
+
+
+def _map_examples(folder: Path, ids: tuple[str, ...]) -> Examples:
     tensors = {
         # 'c': mapped from the file and never written back.
         name: torch.from_numpy(np.load(folder / f"{name}.npy", mmap_mode="c"))
         for name in ("features", "n_frames", "emotion")
     }
-    return Examples(ids, tensors)
+    owners = torch.from_numpy(np.load(folder / "owners.npy"))
+    one_each = torch.equal(owners, torch.arange(len(ids)))
+    return Examples(ids, tensors, owners=None if one_each else owners)

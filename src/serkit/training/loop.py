@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,11 +24,19 @@ from lightning_fabric import Fabric
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
+from serkit.features.views import mean_of_pieces
 from serkit.recognizer import Recognizer
 from serkit.training.checkpoint import load_state, save_state
 from serkit.training.config import TrainingConfig
 from serkit.training.data import Examples, derive_seed, epoch_order
-from serkit.training.objectives import Term, total_loss
+from serkit.training.objectives import (
+    Term,
+    class_shares,
+    penalised_parameters,
+    total_loss,
+    with_penalties,
+)
+from serkit.training.optimise import build_optimizer, learning_rate, rate_of_row
 from serkit.training.record import (
     LOG_FILE,
     EpochLog,
@@ -53,7 +61,8 @@ class FitResult:
     Attributes
     ----------
     history
-        One row per epoch: epoch (from 1), train_loss, dev_loss, dev_uar, dev_war, seconds.
+        One row per epoch: epoch (from 1), train_loss (penalties included), learning_rate if it
+        is not constant, dev_loss, dev_uar, dev_war, seconds.
     selected_epoch
         The epoch whose weights the recognizer now holds.
     """
@@ -91,20 +100,23 @@ def fit(
     ------
     InputError
         If the training part is empty, selection by dev is asked for without a dev part, the folder
-        holds another training, or the training diverged.
+        holds another training, the objective or a penalty names what the model does not have, or
+        the training diverged.
     """
     refuse_empty_parts(config, train, dev)
     fabric = Fabric(accelerator=config.accelerator, devices=1, precision=config.precision)
     fabric.launch()
     folder.mkdir(parents=True, exist_ok=True)
-    optimizer = torch.optim.AdamW(
-        recognizer.parameters(),
-        lr=config.learning_rate,
-        betas=(config.beta1, config.beta2),
-        eps=config.adam_eps,
-        weight_decay=config.weight_decay,
-    )
+    optimizer = build_optimizer(recognizer.parameters(), config)
     wrapped, fabric_optimizer = fabric.setup(recognizer, optimizer)
+    penalised = penalised_parameters(recognizer, config.penalties)
+    parameters = dict(recognizer.named_parameters())
+    shares = class_shares(train, n_classes=len(recognizer.labels.classes)).to(fabric.device)
+
+    def loss_of(batch: Mapping[str, Tensor]) -> Tensor:
+        summed, _ = total_loss(wrapped(batch), batch, objective, shares=shares)
+        return with_penalties(summed, parameters, penalised)
+
     identity = identify(config, objective, seed=seed, train=train, dev=dev)
     keeper = Keeper(config)
     history: list[EpochRow] = []
@@ -117,13 +129,16 @@ def fit(
             if keeper.exhausted(len(history)):
                 break
             started = time.perf_counter()
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(config, epoch)
             train_loss = _train_epoch(
-                wrapped, fabric_optimizer, fabric, train, config, objective, seed=seed, epoch=epoch
+                wrapped, loss_of, fabric_optimizer, fabric, train, config, seed=seed, epoch=epoch
             )
             row: EpochRow = {"epoch": epoch, "train_loss": train_loss}
+            row |= rate_of_row(config, epoch)
             if dev is not None and len(dev):
                 scores = predict(recognizer, dev, batch_size=config.batch_size)["scores"]
-                row |= judge(scores, dev.gather("emotion").numpy())
+                row |= judge(scores, dev.of_utterances("emotion").numpy())
             row["seconds"] = round(time.perf_counter() - started, 3)
             history.append(row)
             keeper.offer(row, recognizer.state_dict())
@@ -148,26 +163,40 @@ def predict(
     Returns
     -------
     outputs
-        ``scores`` (n, n_classes), rows summing to 1; ``embedding`` (n, d) where the model has one.
+        ``logits`` (n_pieces, n_classes) of every piece; ``n_pieces`` (n,) of each utterance;
+        ``scores`` (n, n_classes), what the view makes of them; ``embedding`` (n, d), mean over the
+        pieces, where the model has one; ``experts`` (n, n_classes), sigmoid of each expert's mean
+        logit, where the model has experts.
     """
     recognizer.eval()
     device = next(recognizer.parameters()).device
     collected: dict[str, list[Tensor]] = {}
     for batch in examples.batches(batch_size):
         outputs = recognizer({name: t.to(device) for name, t in batch.items()})
-        collected.setdefault("scores", []).append(outputs["emotion"].float().softmax(-1).cpu())
-        if "embedding" in outputs:
-            collected.setdefault("embedding", []).append(outputs["embedding"].float().cpu())
-    return {name: torch.cat(parts).numpy() for name, parts in collected.items()}
+        for name in ("emotion", "embedding", "experts"):
+            if name in outputs:
+                collected.setdefault(name, []).append(outputs[name].float().cpu())
+    joined = {name: torch.cat(parts) for name, parts in collected.items()}
+    owners, n = examples.owner_of_pieces(), len(examples.ids)
+    pooled = {
+        "logits": joined["emotion"],
+        "n_pieces": examples.n_pieces(),
+        "scores": recognizer.pool(joined["emotion"], owners, n),
+    }
+    if "embedding" in joined:
+        pooled["embedding"] = mean_of_pieces(joined["embedding"], owners, n)
+    if "experts" in joined:
+        pooled["experts"] = mean_of_pieces(joined["experts"], owners, n).sigmoid()
+    return {name: tensor.numpy() for name, tensor in pooled.items()}
 
 
 def _train_epoch(
     model: Any,
+    loss_of: Callable[[Mapping[str, Tensor]], Tensor],
     optimizer: Any,
     fabric: Fabric,
     train: Examples,
     config: TrainingConfig,
-    objective: Sequence[Term],
     *,
     seed: int,
     epoch: int,
@@ -182,7 +211,7 @@ def _train_epoch(
         batch = {name: t.to(fabric.device) for name, t in train.batch(rows).items()}
         stepping = number % config.accumulate == 0 or number == n_batches
         with fabric.no_backward_sync(model, enabled=not stepping):
-            loss, _ = total_loss(model(batch), batch, objective)
+            loss = loss_of(batch)
             fabric.backward(loss / config.accumulate)
         if stepping:
             if config.clip_norm is not None:

@@ -18,7 +18,7 @@ from safetensors.numpy import save_file
 from serkit.files import replacing
 from serkit.recognizer import Recognizer, RecognizerConfig
 from serkit.training.config import TrainingConfig
-from serkit.training.data import Examples, derive_seed, read_data
+from serkit.training.data import Data, Examples, derive_seed, read_data
 from serkit.training.loop import STATE_FILE, fit, predict
 from serkit.training.objectives import Term
 from serkit.types import Fold
@@ -64,10 +64,10 @@ class Member:
         """Tell whether its test part has been predicted."""
         return (self.folder / OUTPUTS_FILE).exists()
 
-    def parts(self, examples: Examples) -> tuple[Examples, Examples | None]:
+    def parts(self, data: Data) -> tuple[Examples, Examples | None]:
         """Pick its training part and its dev part, ``None`` where that is empty."""
-        dev = examples.select(self.fold.dev) if self.fold.dev else None
-        return examples.select(self.fold.train), dev
+        dev = data.evaluation.select(self.fold.dev) if self.fold.dev else None
+        return data.training.select(self.fold.train), dev
 
 
 def train_member(member: Member, tell: Tell) -> None:
@@ -78,8 +78,8 @@ def train_member(member: Member, tell: Tell) -> None:
     if member.finished:
         tell(member.name, {"finished": True})
         return
-    examples = read_data(member.data)
-    train, dev = member.parts(examples)
+    data = read_data(member.data)
+    train, dev = member.parts(data)
     recognizer = initial_recognizer(member, train)
     result = fit(
         recognizer,
@@ -91,7 +91,7 @@ def train_member(member: Member, tell: Tell) -> None:
         folder=member.folder,
         on_epoch=lambda row: tell(member.name, row),
     )
-    finish_member(member, recognizer, examples, selected_epoch=result.selected_epoch)
+    finish_member(member, recognizer, data, selected_epoch=result.selected_epoch)
     tell(member.name, {"finished": True})
 
 
@@ -105,7 +105,7 @@ def initial_recognizer(member: Member, train: Examples) -> Recognizer:
 
 
 def finish_member(
-    member: Member, recognizer: Recognizer, examples: Examples, *, selected_epoch: int
+    member: Member, recognizer: Recognizer, data: Data, *, selected_epoch: int
 ) -> None:
     """Store a trained member's recognizer and what it says of the test part."""
     recognizer.save(
@@ -113,7 +113,7 @@ def finish_member(
         card=f"# {member.recognizer.system}, {member.name}\n\nOne fold of a cross-validation, "
         f"trained on {len(member.fold.train)} utterances; weights of epoch {selected_epoch}.\n",
     )
-    outputs = predict(recognizer, examples.select(member.fold.test))
+    outputs = predict(recognizer, data.evaluation.select(member.fold.test))
     with replacing(member.folder / OUTPUTS_FILE) as part:
         save_file(outputs, part, metadata={"selected_epoch": str(selected_epoch)})
     (member.folder / STATE_FILE).unlink(missing_ok=True)

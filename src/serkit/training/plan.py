@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -149,8 +150,8 @@ def plan_members(
 
 def _seconds(member: Member, probe: Probe) -> float:
     size = member.training.batch_size
-    n_steps = -(-len(member.fold.train) // size)
-    n_evaluations = -(-len(member.fold.dev) // size)
+    n_steps = math.ceil(len(member.fold.train) * probe.train_pieces / size)
+    n_evaluations = math.ceil(len(member.fold.dev) * probe.evaluation_pieces / size)
     return member.training.epochs * (n_steps * probe.step_s + n_evaluations * probe.evaluation_s)
 
 

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import torch
 
-from serkit.training.data import Examples, read_data
+from serkit.training.data import Data, read_data
 from serkit.training.loop import fit, predict
 from serkit.training.member import Member, Tell, initial_recognizer
 from serkit.training.memory import usage
-from serkit.training.stacked import device_examples, stack_device, stack_of
+from serkit.training.stacked import device_data, stack_device, stack_of
 
 __all__ = ["Probe", "probe_member", "probe_stack"]
 
@@ -38,12 +38,16 @@ class Probe:
         Seconds of one training step of one member at the full batch size.
     evaluation_s
         Seconds of one evaluation batch of one member.
+    train_pieces, evaluation_pieces
+        Pieces that an utterance is trained on and judged as, on average.
     """
 
     member: int
     libraries: int
     step_s: float
     evaluation_s: float
+    train_pieces: float = 1.0
+    evaluation_pieces: float = 1.0
     once: int = 0
 
 
@@ -53,10 +57,10 @@ def probe_member(member: Member, tell: Tell) -> Probe:
     Call it in a process of its own, as members are trained: the peak of a process is that of its
     whole life.
     """
-    examples = read_data(member.data)
-    train, _ = member.parts(examples)
+    data = read_data(member.data)
+    train, _ = member.parts(data)
     recognizer = initial_recognizer(member, train)
-    batch = train.select(train.ids[: member.training.batch_size])
+    batch = train.first(member.training.batch_size)
     training = member.training.model_copy(
         # A dev part costs the copy of the best weights as well.
         update={"epochs": 2, "min_epochs": 1, "select_every": 1, "save_every_s": 0.0}
@@ -81,6 +85,8 @@ def probe_member(member: Member, tell: Tell) -> Probe:
         # The first step also pays for what is set up once.
         step_s=max(result.history[-1]["seconds"] - evaluation_s, 1e-3),
         evaluation_s=evaluation_s,
+        train_pieces=len(data.training) / len(data.training.ids),
+        evaluation_pieces=len(data.evaluation) / len(data.evaluation.ids),
     )
 
 
@@ -90,12 +96,12 @@ def probe_stack(members: Sequence[Member], tell: Tell) -> Probe:
     What the second takes more than the first is what a member takes. On a CPU call it in a process
     of its own.
     """
-    examples, device = device_examples(members[0]), stack_device(members[0].training)
+    data, device = device_data(members[0]), stack_device(members[0].training)
     some = members[:_N_STACKED]
     at_first = _peak(device)
-    _try_stack(members[:1], examples)
+    _try_stack(members[:1], data)
     with_one = _peak(device)
-    step_s, evaluation_s = _try_stack(some, examples)
+    step_s, evaluation_s = _try_stack(some, data)
     each = (_peak(device) - with_one) // (len(some) - 1) if len(some) > 1 else with_one - at_first
     return Probe(
         member=each,
@@ -103,19 +109,21 @@ def probe_stack(members: Sequence[Member], tell: Tell) -> Probe:
         libraries=usage().mapped - _mapped_below(members[0].data),
         step_s=step_s,
         evaluation_s=evaluation_s,
+        train_pieces=len(data.training) / len(data.training.ids),
+        evaluation_pieces=len(data.evaluation) / len(data.evaluation.ids),
     )
 
 
-def _try_stack(members: Sequence[Member], examples: Examples) -> tuple[float, float]:
+def _try_stack(members: Sequence[Member], data: Data) -> tuple[float, float]:
     """Train for two steps and evaluate a batch; seconds of the second step and of the batch."""
-    parts = [member.parts(examples)[0] for member in members]
+    parts = [member.parts(data)[0] for member in members]
     size = min(members[0].training.batch_size, *map(len, parts), len(parts[0]))
     rows = torch.stack([part.base_rows(torch.arange(size)) for part in parts])
-    stack, everyone = stack_of(members, examples), torch.arange(len(members))
+    stack, everyone = stack_of(members, data), torch.arange(len(members))
     times = []
-    for work in (stack.step, stack.step, stack.scores):
+    for work in (stack.step, stack.step, stack.logits):
         began = time.perf_counter()
-        work(everyone, examples.batch(rows)).cpu()  # waits for the device
+        work(everyone, data.training.batch(rows)).cpu()  # waits for the device
         times.append((time.perf_counter() - began) / len(members))
     return times[1], times[2]
 

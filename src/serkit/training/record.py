@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from serkit.evaluation.metrics import uar_of, war_of
+from serkit.evaluation.metrics import f1_macro_of, uar_of, war_of
 from serkit.training.config import TrainingConfig
 from serkit.training.data import Examples
 from serkit.training.objectives import Term
@@ -117,21 +117,40 @@ class EpochLog:
             self.writer.close()
 
 
-def judge(scores: NDArray[np.float32], truth: NDArray[np.int64]) -> EpochRow:
+def judge(scores: NDArray[np.float32], truth: NDArray[np.integer | np.floating]) -> EpochRow:
     """Score the dev part; its loss is the plain cross-entropy against hard labels.
 
     Parameters
     ----------
-    scores : (n, n_classes), rows sum to 1
-    truth : (n,)
+    scores : (n, n_classes); rows sum to 1 unless several classes may hold
+    truth : (n,) class indices or, where several may hold, (n, n_classes) of 0 and 1. The loss is
+        then the mean over all decisions, UAR the mean recall of the classes that occur, WAR the
+        share of utterances with every decision right.
     """
-    likelihood = np.clip(scores[np.arange(len(truth)), truth], 1e-7, 1.0)
+    if truth.ndim == 2:
+        return _judge_decisions(scores, truth > 0.5)
+    indices = truth.astype(np.int64)
+    likelihood = np.clip(scores[np.arange(len(truth)), indices], 1e-7, 1.0)
     confusion = np.zeros((scores.shape[1],) * 2)
-    np.add.at(confusion, (truth, scores.argmax(1)), 1)
+    np.add.at(confusion, (indices, scores.argmax(1)), 1)
     return {
         "dev_loss": float(-np.log(likelihood).mean()),
         "dev_uar": float(uar_of(confusion)),
         "dev_war": float(war_of(confusion)),
+        "dev_f1": float(f1_macro_of(confusion)),
+    }
+
+
+def _judge_decisions(scores: NDArray[np.float32], truth: NDArray[np.bool_]) -> EpochRow:
+    decided = scores > 0.5
+    likelihood = np.clip(np.where(truth, scores, 1 - scores), 1e-7, 1.0)
+    right, wanted, given = (truth & decided).sum(0), truth.sum(0), decided.sum(0)
+    occurs = wanted > 0
+    return {
+        "dev_loss": float(-np.log(likelihood).mean()),
+        "dev_uar": float((right[occurs] / wanted[occurs]).mean()),
+        "dev_war": float((truth == decided).all(1).mean()),
+        "dev_f1": float((2 * right[occurs] / (wanted + given)[occurs]).mean()),
     }
 
 

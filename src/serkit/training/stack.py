@@ -17,8 +17,9 @@ from torch.func import functional_call, stack_module_state, vmap
 
 from serkit.recognizer import Recognizer
 from serkit.training.config import TrainingConfig
-from serkit.training.objectives import Term, total_loss
-from serkit.training.stacked_adamw import StackedAdamW, clip_rows
+from serkit.training.objectives import Term, penalised_parameters, total_loss, with_penalties
+from serkit.training.optimise import learning_rate
+from serkit.training.stacked_adam import StackedAdam, clip_rows
 
 __all__ = ["Stack"]
 
@@ -36,6 +37,12 @@ class Stack:
         Optimiser settings; ``config.compile`` compiles the training step.
     objective
         See :func:`serkit.training.objectives.total_loss`.
+    shares : (n_members, n_classes), see :func:`serkit.training.objectives.class_shares`
+
+    Raises
+    ------
+    InputError
+        If a penalty names no parameter.
     """
 
     def __init__(
@@ -44,6 +51,7 @@ class Stack:
         config: TrainingConfig,
         *,
         objective: Sequence[Term],
+        shares: Tensor,
         device: torch.device,
     ) -> None:
         self.config = config
@@ -59,28 +67,29 @@ class Stack:
             for name, tensor in (stacked | buffers).items()
             if name not in trained
         }
-        self.optimizer = StackedAdamW(self.weights, config)
+        self.optimizer = StackedAdam(self.weights, config)
+        self._shares = shares.to(device)
+        penalised = penalised_parameters(self._template, config.penalties)
         self._stored = list(recognizers[0].state_dict())
 
-        def loss(tensors: dict[str, Tensor], batch: Batch) -> Tensor:
+        def loss(tensors: dict[str, Tensor], batch: Batch, shares: Tensor) -> Tensor:
             outputs = functional_call(self._template, tensors, (batch,))
-            summed, _ = total_loss(outputs, batch, objective)
-            return summed
+            summed, _ = total_loss(outputs, batch, objective, shares=shares)
+            return with_penalties(summed, tensors, penalised)
 
-        def scores(tensors: dict[str, Tensor], batch: Batch) -> Tensor:
-            outputs = functional_call(self._template, tensors, (batch,))
-            distribution: Tensor = outputs["emotion"].float().softmax(-1)
-            return distribution
+        def logits(tensors: dict[str, Tensor], batch: Batch) -> Tensor:
+            emotion: Tensor = functional_call(self._template, tensors, (batch,))["emotion"]
+            return emotion.float()
 
         self._losses: Callable[..., Tensor] = vmap(loss, randomness="different")
         if config.compile:
             self._losses = torch.compile(self._losses)
-        self._scores: Callable[..., Tensor] = vmap(scores)
+        self._logits: Callable[..., Tensor] = vmap(logits)
 
     def __len__(self) -> int:
         return len(self.weights)
 
-    def step(self, rows: Tensor, batch: Batch) -> Tensor:
+    def step(self, rows: Tensor, batch: Batch, *, epoch: int = 1) -> Tensor:
         """Train some of the members on a batch each.
 
         Parameters
@@ -88,6 +97,8 @@ class Stack:
         rows : (n_rows,), ascending
         batch
             Tensors (n_rows, batch_size, ...).
+        epoch
+            From 1; decides the learning rate.
 
         Returns
         -------
@@ -97,28 +108,34 @@ class Stack:
         chosen = self._chosen(rows)
         weights = self.weights[chosen].detach().requires_grad_()
         others = {name: tensor[chosen] for name, tensor in self._others.items()}
-        losses = self._losses(self._named(weights) | others, batch)
+        losses = self._losses(self._named(weights) | others, batch, self._shares[chosen])
         (gradients,) = torch.autograd.grad(losses.sum(), weights)
         if self.config.clip_norm is not None:
             gradients = clip_rows(gradients, self.config.clip_norm)
-        self.optimizer.update(self.weights, gradients, chosen)
+        rate = learning_rate(self.config, epoch)
+        self.optimizer.update(self.weights, gradients, chosen, learning_rate=rate)
         if isinstance(chosen, Tensor):  # batch norm has changed copies
             for name, tensor in others.items():
                 self._others[name][chosen] = tensor
         return losses.detach()
 
     @torch.no_grad()
-    def scores(self, rows: Tensor, batch: Batch) -> Tensor:
-        """Score a batch each with some of the members.
+    def logits(self, rows: Tensor, batch: Batch) -> Tensor:
+        """Classify a batch each with some of the members.
 
         Returns
         -------
-        scores : (n_rows, batch_size, n_classes)
+        logits : (n_rows, batch_size, n_classes)
         """
         self._template.eval()
         chosen = self._chosen(rows)
         others = {name: tensor[chosen] for name, tensor in self._others.items()}
-        return self._scores(self._named(self.weights[chosen]) | others, batch)
+        return self._logits(self._named(self.weights[chosen]) | others, batch)
+
+    @property
+    def recognizer(self) -> Recognizer:
+        """The recognizer that stands for all of them; its weights mean nothing."""
+        return self._template
 
     def state_dict(self, row: int) -> dict[str, Tensor]:
         """Give one member's weights and statistics, as its recognizer stores them."""
@@ -142,6 +159,7 @@ class Stack:
         kept = torch.tensor(left, dtype=torch.long, device=self.weights.device)
         self.weights = self.weights[kept]
         self._others = {name: tensor[kept] for name, tensor in self._others.items()}
+        self._shares = self._shares[kept]
         self.optimizer.keep(kept)
 
     def _chosen(self, rows: Tensor) -> Tensor | slice:

@@ -28,8 +28,10 @@ from torch import Tensor
 from serkit.recognizer import Recognizer
 from serkit.training.checkpoint import load_state, save_state
 from serkit.training.config import TrainingConfig
-from serkit.training.data import Examples, derive_seed, epoch_order, read_data
+from serkit.training.data import Data, Examples, derive_seed, epoch_order, read_data
 from serkit.training.member import Member, Tell, finish_member, initial_recognizer
+from serkit.training.objectives import class_shares
+from serkit.training.optimise import rate_of_row
 from serkit.training.record import (
     EpochLog,
     EpochRow,
@@ -43,7 +45,7 @@ from serkit.training.stack import Stack
 from serkit.types import InputError
 
 __all__ = [
-    "device_examples",
+    "device_data",
     "refuse_unstackable",
     "stack_device",
     "stack_of",
@@ -106,8 +108,8 @@ class _Trained:
     history: list[EpochRow] = field(default_factory=list)
 
     @classmethod
-    def of(cls, member: Member, examples: Examples) -> _Trained:
-        train, dev = member.parts(examples)
+    def of(cls, member: Member, data: Data) -> _Trained:
+        train, dev = member.parts(data)
         refuse_empty_parts(member.training, train, dev)
         identity = identify(
             member.training, member.objective, seed=member.order_seed, train=train, dev=dev
@@ -152,9 +154,9 @@ def train_stacked(wave: Sequence[Member], tell: Tell) -> None:
         others are finished first.
     """
     config, path = wave[0].training, state_path(wave)
-    examples = device_examples(wave[0])
-    active = [_Trained.of(member, examples) for member in wave]
-    stack = stack_of(wave, examples)
+    data = device_data(wave[0])
+    active = [_Trained.of(member, data) for member in wave]
+    stack = stack_of(wave, data)
     if path.exists():
         _resume(path, stack, active)
     diverged: list[InputError] = []
@@ -165,15 +167,15 @@ def train_stacked(wave: Sequence[Member], tell: Tell) -> None:
             ended = [row for row, trained in enumerate(active) if trained.ended]
             for row in ended:
                 try:
-                    _finish(active[row], stack.state_dict(row), examples, tell)
+                    _finish(active[row], stack.state_dict(row), data, tell)
                 except InputError as error:
                     diverged.append(error)
             active = [trained for row, trained in enumerate(active) if row not in ended]
             if ended:
                 stack.drop(ended)
             else:
-                _train_round(stack, active, examples)
-                _judge_round(stack, active, examples)
+                _train_round(stack, active, data.training)
+                _judge_round(stack, active, data.evaluation)
                 for trained in active:
                     logs[trained.member.name].write(trained.history[-1])
                     tell(trained.member.name, trained.history[-1])
@@ -185,45 +187,49 @@ def train_stacked(wave: Sequence[Member], tell: Tell) -> None:
         raise diverged[0]
 
 
-def device_examples(member: Member) -> Examples:
+def device_data(member: Member) -> Data:
     """Put the data of a cohort on its device, once for all members.
 
     On a CPU they stay mapped from their files.
     """
-    examples, device = read_data(member.data), stack_device(member.training)
-    tensors = {name: tensor.to(device) for name, tensor in examples.tensors.items()}
-    return Examples(examples.ids, tensors)
+    return read_data(member.data).to(stack_device(member.training))
 
 
-def stack_of(members: Sequence[Member], examples: Examples) -> Stack:
+def stack_of(members: Sequence[Member], data: Data) -> Stack:
     """Stack members as they are before their first epoch."""
     config = members[0].training
-    recognizers = [initial_recognizer(m, examples.select(m.fold.train)) for m in members]
-    device = stack_device(config)
-    return Stack(recognizers, config, objective=members[0].objective, device=device)
+    parts = [data.training.select(member.fold.train) for member in members]
+    recognizers = [initial_recognizer(m, part) for m, part in zip(members, parts, strict=True)]
+    n_classes = len(members[0].recognizer.classes)
+    return Stack(
+        recognizers,
+        config,
+        objective=members[0].objective,
+        shares=torch.stack([class_shares(part, n_classes=n_classes) for part in parts]),
+        device=stack_device(config),
+    )
 
 
 def _train_round(stack: Stack, active: Sequence[_Trained], examples: Examples) -> None:
     """Train every member for its next epoch and begin the row of that epoch."""
     began = time.perf_counter()
-    size = active[0].member.training.batch_size
+    config = active[0].member.training
+    epoch = len(active[0].history) + 1  # a wave begins, stops and goes on together
     orders = [
-        t.train.base_rows(
-            epoch_order(len(t.train), seed=t.member.order_seed, epoch=len(t.history) + 1)
-        )
+        t.train.base_rows(epoch_order(len(t.train), seed=t.member.order_seed, epoch=epoch))
         for t in active
     ]
-    stream = [f"{t.member.order_seed}-{len(t.history) + 1}" for t in active]
+    stream = [f"{t.member.order_seed}-{epoch}" for t in active]
     torch.manual_seed(derive_seed("stacked dropout", *stream))
     totals = torch.zeros(len(active), device=stack.weights.device)
-    for members, rows in _batches(orders, size):
-        losses = stack.step(members, examples.batch(rows))
+    for members, rows in _batches(orders, config.batch_size):
+        losses = stack.step(members, examples.batch(rows), epoch=epoch)
         totals[members.to(totals.device)] += losses * rows.shape[1]
     means = totals.cpu() / torch.tensor([len(order) for order in orders])
     share_s = (time.perf_counter() - began) / len(active)
     for trained, loss in zip(active, means.tolist(), strict=True):
-        epoch = len(trained.history) + 1
-        trained.history.append({"epoch": epoch, "train_loss": loss, "seconds": share_s})
+        row: EpochRow = {"epoch": epoch, "train_loss": loss} | rate_of_row(config, epoch)
+        trained.history.append(row | {"seconds": share_s})
 
 
 def _judge_round(stack: Stack, active: Sequence[_Trained], examples: Examples) -> None:
@@ -232,18 +238,20 @@ def _judge_round(stack: Stack, active: Sequence[_Trained], examples: Examples) -
     size = active[0].member.training.batch_size
     empty = torch.empty(0, dtype=torch.long)
     orders = [empty if t.dev is None else t.dev.base_rows(torch.arange(len(t.dev))) for t in active]
-    scores: list[list[Tensor]] = [[] for _ in active]
+    logits: list[list[Tensor]] = [[] for _ in active]
     for members, rows in _batches(orders, size):
-        batch_scores = stack.scores(members, examples.batch(rows)).cpu()
-        for number, own in zip(members.tolist(), batch_scores, strict=True):
-            scores[number].append(own)
+        batch_logits = stack.logits(members, examples.batch(rows)).cpu()
+        for number, own in zip(members.tolist(), batch_logits, strict=True):
+            logits[number].append(own)
     share_s = (time.perf_counter() - began) / len(active)
     for number, trained in enumerate(active):
         row = trained.history[-1]
         seconds = row.pop("seconds") + share_s
-        if trained.dev is not None:
-            truth = trained.dev.gather("emotion").cpu().numpy()
-            row |= judge(torch.cat(scores[number]).numpy(), truth)
+        dev = trained.dev
+        if dev is not None:
+            joined = torch.cat(logits[number])
+            scores = stack.recognizer.pool(joined, dev.owner_of_pieces(), len(dev.ids))
+            row |= judge(scores.numpy(), dev.of_utterances("emotion").cpu().numpy())
         row["seconds"] = round(seconds, 3)
         trained.keeper.offer(row, stack.state_dict(number))
 
@@ -266,9 +274,7 @@ def _batches(orders: Sequence[Tensor], batch_size: int) -> Iterator[tuple[Tensor
             yield torch.tensor(members), torch.stack([pieces[m][number] for m in members])
 
 
-def _finish(
-    trained: _Trained, weights: Mapping[str, Tensor], examples: Examples, tell: Tell
-) -> None:
+def _finish(trained: _Trained, weights: Mapping[str, Tensor], data: Data, tell: Tell) -> None:
     """Store what a member that was trained alone would have stored."""
     member, history = trained.member, trained.history
     refuse_divergence(history)
@@ -276,7 +282,7 @@ def _finish(
     recognizer.load_state_dict(weights)
     selected = trained.keeper.restore(recognizer, last_epoch=len(history))
     recognizer.to(stack_device(member.training))
-    finish_member(member, recognizer, examples, selected_epoch=selected)
+    finish_member(member, recognizer, data, selected_epoch=selected)
     tell(member.name, {"finished": True})
 
 

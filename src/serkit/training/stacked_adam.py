@@ -1,8 +1,8 @@
-"""AdamW for many members at once: every member has moments, step count and gradient norm its own.
+"""Adam and AdamW for many members at once: each has moments, step count and gradient norm its own.
 
-The same arithmetic as :class:`torch.optim.AdamW`, with one row per member. That optimiser itself
-cannot be used: it counts the steps of all rows together, and folds of different sizes take
-different numbers of steps.
+The same arithmetic as :class:`torch.optim.Adam` and :class:`torch.optim.AdamW`, with one row per
+member. Those optimisers themselves cannot be used: they count the steps of all rows together, and
+folds of different sizes take different numbers of steps.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from torch import Tensor
 
 from serkit.training.config import TrainingConfig
 
-__all__ = ["StackedAdamW", "clip_rows"]
+__all__ = ["StackedAdam", "clip_rows"]
 
 
-class StackedAdamW:
-    """State of the optimiser.
+class StackedAdam:
+    """State of the optimiser; ``config.optimizer`` says which of the two it is.
 
     Attributes
     ----------
@@ -34,7 +34,9 @@ class StackedAdamW:
         self.step = torch.zeros(len(weights), dtype=torch.long, device=weights.device)
 
     @torch.no_grad()
-    def update(self, weights: Tensor, gradients: Tensor, rows: Tensor | slice) -> None:
+    def update(
+        self, weights: Tensor, gradients: Tensor, rows: Tensor | slice, *, learning_rate: float
+    ) -> None:
         """Take one step with some of the members; their rows of ``weights`` change.
 
         Parameters
@@ -44,6 +46,11 @@ class StackedAdamW:
         rows : (n_rows,), members that take the step
         """
         c = self.config
+        if c.optimizer == "adam":  # weight decay is a part of the gradient
+            gradients = torch.add(gradients, weights[rows], alpha=c.weight_decay)
+            shrunk = weights[rows]
+        else:
+            shrunk = weights[rows] * (1 - learning_rate * c.weight_decay)
         self.step[rows] += 1
         step = self.step[rows].to(weights.dtype).unsqueeze(1)
         correction1, correction2 = _correction(c.beta1, step), _correction(c.beta2, step)
@@ -52,9 +59,7 @@ class StackedAdamW:
             self.exp_avg_sq[rows] * c.beta2, gradients, gradients, value=1 - c.beta2
         )
         change = exp_avg / ((exp_avg_sq / correction2).sqrt() + c.adam_eps) / correction1
-        weights[rows] = weights[rows] * (1 - c.learning_rate * c.weight_decay) - (
-            c.learning_rate * change
-        )
+        weights[rows] = shrunk - learning_rate * change
         self.exp_avg[rows], self.exp_avg_sq[rows] = exp_avg, exp_avg_sq
 
     def keep(self, rows: Tensor) -> None:

@@ -1,0 +1,54 @@
+"""The optimiser, and its learning rate as a function of the epoch.
+
+The rate never depends on what was done before: a training that was killed and resumed goes on with
+the rate of one that was not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+from serkit.training.config import TrainingConfig
+
+__all__ = ["OPTIMIZERS", "build_optimizer", "learning_rate", "rate_of_row"]
+
+OPTIMIZERS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
+
+
+def build_optimizer(
+    parameters: Iterable[nn.Parameter], config: TrainingConfig
+) -> torch.optim.Optimizer:
+    """Build the optimiser of one member; :class:`.stacked_adam.StackedAdam` is that of a stack."""
+    optimizer: torch.optim.Optimizer = OPTIMIZERS[config.optimizer](
+        parameters,
+        lr=config.learning_rate,
+        betas=(config.beta1, config.beta2),
+        eps=config.adam_eps,
+        weight_decay=config.weight_decay,
+    )
+    return optimizer
+
+
+def learning_rate(config: TrainingConfig, epoch: int) -> float:
+    """Give the rate of an epoch; epochs count from 1.
+
+    After ``n`` epochs of warm-up, at 1 / (n + 1), 2 / (n + 1), ... of it, the rate is the full one.
+    A schedule of steps multiplies it by ``factor`` from epoch ``first`` on, and by another
+    ``factor`` ``every`` so many epochs.
+    """
+    rate = config.learning_rate * min(1.0, epoch / (config.warmup_epochs + 1))
+    first, every, factor = config.schedule.first, config.schedule.every, config.schedule.factor
+    if first is None or every is None or factor is None or epoch < first:
+        return rate
+    n_steps = 1 + (epoch - first) // every
+    return rate * factor**n_steps
+
+
+def rate_of_row(config: TrainingConfig, epoch: int) -> dict[str, float]:
+    """Give what the row of an epoch says of the rate: nothing if it is the same in all epochs."""
+    if config.schedule.kind == "constant" and not config.warmup_epochs:
+        return {}
+    return {"learning_rate": learning_rate(config, epoch)}
