@@ -201,6 +201,8 @@ def train(
 
     if list_presets:
         print("\n".join(preset_names()))
+        print("To be laid over one of them, as in moe/honest+networks/level-0:")
+        print("\n".join(preset_names(fragments=True)))
         return
     if keys:
         print(explain_keys())
@@ -334,6 +336,58 @@ def predict(
             file=sys.stderr,
         )
         raise typer.Exit(2)
+
+
+@app.command()
+def robustness(
+    run: Annotated[Path, typer.Argument(help="Run folder; with --manifest a checkpoint.")],
+    noise: Annotated[
+        str, typer.Option(help="Kinds of noise: babble, pink, hum, white, recorded.")
+    ] = "babble,pink,hum",
+    snr: Annotated[str, typer.Option(help="Signal-to-noise ratios in dB.")] = "20,10,5,0",
+    noise_dir: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Folder of your own noise recordings: the kind 'recorded'."),
+    ] = None,
+    corpora_dir: CorporaDir = None,
+    manifest: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Judge a checkpoint by a table; its speakers may have trained it."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the noise.")] = 1,
+    all_seeds: Annotated[
+        bool, typer.Option("--all-seeds", help="Members of all seeds, not of the first alone.")
+    ] = False,
+    out: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Folder to write. Default: RUN/robustness."),
+    ] = None,
+    jobs: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(min=1, help="Utterances at a time. Default: one per core."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Add noise to the test parts of a run, judge its members again, draw UAR over the ratio."""
+    from serkit.experiment.robustness import NoisePlan, measure_robustness
+
+    plan = NoisePlan.parse(noise, snr, noise_dir=noise_dir, seed=seed, all_seeds=all_seeds)
+    with _Bars(quiet=as_json) as bars:
+        result = measure_robustness(
+            run,
+            plan,
+            out=out,
+            corpora_dir=corpora_dir,
+            manifest=manifest,
+            n_jobs=jobs,
+            progress=bars,
+        )
+    if as_json:
+        _print_json(result.to_dict())
+        return
+    _print_table(result.table())
+    for line in result.lines():
+        print(line)
 
 
 @app.command()
