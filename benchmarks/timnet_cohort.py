@@ -165,7 +165,7 @@ class Cohort:
             folder / "data",
             self.ids,
             training=ExtractedFeatures(
-                self.features,
+                self.features.reshape(-1, N_FEATURES),
                 np.full(n, setting.n_frames),
                 owners=np.arange(n),
                 audio_hashes={},

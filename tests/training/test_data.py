@@ -1,10 +1,12 @@
 """Examples: parts are indexes into one shared copy."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
-from serkit.training.data import Examples, epoch_order, read_data, write_data
+from serkit.training.data import Examples, Ragged, epoch_order, read_data, write_data
 from training.toy_members import pieces
 
 
@@ -82,6 +84,29 @@ def test_a_part_holds_all_pieces_of_its_utterances():
     again = part.select(["b"])
     assert again.gather("features").flatten().tolist() == [3, 4]
     assert len(part.select([])) == 0
+
+
+def test_rows_of_different_lengths_are_padded_to_the_longest_that_is_picked(tmp_path):
+    values = torch.arange(1.0, 13).view(6, 2)
+    ragged = Ragged(values, torch.tensor([1, 3, 2]))
+    assert len(ragged) == 3
+    picked = ragged[torch.tensor([2, 0])]
+    assert picked.tolist() == [[[9, 10], [11, 12]], [[1, 2], [0, 0]]]
+    square = ragged[torch.tensor([[0, 1], [2, 2]])]
+    assert square.shape == (2, 2, 3, 2)
+    assert square[0, 1].tolist() == values[1:4].tolist()
+    write_data(
+        tmp_path,
+        ["a", "b", "c"],
+        training=replace(
+            pieces(np.zeros((3, 1, 2), dtype=np.float32)),
+            features=values.numpy(),
+            n_frames=np.array([1, 3, 2]),
+        ),
+        emotion=np.zeros(3, dtype=np.int64),
+    )
+    part = read_data(tmp_path).training.select(["c", "a"])
+    assert torch.equal(part.batch(torch.tensor([0, 1]))["features"], picked)
 
 
 def test_the_first_pieces_stand_for_utterances():

@@ -19,7 +19,12 @@ def pieces(features, owners=None) -> ExtractedFeatures:
     n, n_frames = features.shape[:2]
     owners = np.arange(n) if owners is None else np.asarray(owners)
     return ExtractedFeatures(
-        features, np.full(n, n_frames), owners, audio_hashes={}, durations_s={}, n_cached=0
+        features.reshape(n * n_frames, -1),
+        np.full(n, n_frames),
+        owners,
+        audio_hashes={},
+        durations_s={},
+        n_cached=0,
     )
 
 

@@ -100,7 +100,7 @@ class AuthorCorpus:
         ids = [u.id for u in utterances]
         x = self.features.x[[self.rows[i] for i in ids]]
         return ExtractedFeatures(
-            features=x,
+            features=x.reshape(-1, x.shape[-1]),
             n_frames=np.full(len(ids), n_frames, dtype=np.int64),
             owners=np.arange(len(ids)),
             audio_hashes={

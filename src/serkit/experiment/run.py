@@ -623,7 +623,7 @@ def _refit(
     progress.stage("training the recognizer to keep, on everything", epochs)
     torch.manual_seed(derive_seed(seed, "everything", "initialisation"))
     recognizer = Recognizer(recognizer_config)
-    recognizer.norm.fit(examples.tensors["features"], examples.tensors["n_frames"])
+    recognizer.norm.fit(examples.gather("features"), examples.gather("n_frames"))
     with one_thread():
         fit(
             recognizer,

@@ -75,11 +75,11 @@ class Extractor:
 
 @dataclass(frozen=True, slots=True)
 class ExtractedFeatures:
-    """Features of the pieces of a list of utterances, in its order, padded with zeros.
+    """Features of the pieces of a list of utterances, in its order.
 
     Attributes
     ----------
-    features : (n_pieces, n_frames, n_features), float32
+    features : (sum of n_frames, n_features), float32, one piece after the other
     n_frames : (n_pieces,), int64
     owners : (n_pieces,), int64, ascending: the utterance of each piece
     audio_hashes
@@ -108,7 +108,7 @@ class ExtractedFeatures:
         numbers = np.cumsum(wanted) - 1
         return replace(
             self,
-            features=self.features[pieces],
+            features=self.features[np.repeat(pieces, self.n_frames)],
             n_frames=self.n_frames[pieces],
             owners=numbers[self.owners[pieces]],
         )
@@ -188,29 +188,14 @@ def extract_features(
         more = f" (and {len(problems) - 1} more files)" if len(problems) > 1 else ""
         raise InputError(problems[0] + more)
     ids = [utterance.id for utterance in utterances]
-    n_frames = np.concatenate([entry.n_frames for entry in good])
     return ExtractedFeatures(
-        features=_padded(good, n_frames),
-        n_frames=n_frames,
+        features=np.concatenate([entry.features for entry in good]),
+        n_frames=np.concatenate([entry.n_frames for entry in good]),
         owners=np.repeat(np.arange(len(good)), [len(entry.n_frames) for entry in good]),
         audio_hashes={i: entry.audio_hash for i, entry in zip(ids, good, strict=True)},
         durations_s={i: entry.duration_s for i, entry in zip(ids, good, strict=True)},
         n_cached=sum(entry.cached for entry in good),
     )
-
-
-def _padded(entries: Sequence[_Entry], n_frames: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Stack the pieces of all entries."""
-    width = int(n_frames.max(initial=0))
-    n_features = entries[0].features.shape[1]
-    stacked = np.zeros((len(n_frames), width, n_features), dtype=np.float32)
-    row = 0
-    for entry in entries:
-        first = 0
-        for n in entry.n_frames:
-            stacked[row, :n] = entry.features[first : first + n]
-            row, first = row + 1, first + n
-    return stacked
 
 
 def _fetch(

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from serkit.features.cache import ExtractedFeatures
 
-__all__ = ["Data", "Examples", "derive_seed", "epoch_order", "read_data", "write_data"]
+__all__ = ["Data", "Examples", "Ragged", "derive_seed", "epoch_order", "read_data", "write_data"]
 
 
 def derive_seed(*parts: object) -> int:
@@ -38,6 +38,37 @@ def epoch_order(n: int, *, seed: int, epoch: int) -> Tensor:
     return torch.randperm(n, generator=generator)
 
 
+class Ragged:
+    """Rows of different lengths, one after the other; what is picked is padded with zeros.
+
+    Parameters
+    ----------
+    values : (sum of lengths, d)
+    lengths : (n,)
+    """
+
+    def __init__(self, values: Tensor, lengths: Tensor) -> None:
+        self.values, self.lengths = values, lengths
+        self._starts = (lengths.cumsum(0) - lengths).tolist()
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __getitem__(self, rows: Tensor) -> Tensor:
+        """Pick rows of any shape: ``(*rows.shape, longest of them, d)``."""
+        chosen = rows.flatten().tolist()
+        lengths = self.lengths[rows.flatten().cpu()].tolist()
+        picked = self.values.new_zeros(len(chosen), max(lengths, default=0), self.values.shape[1])
+        for place, row, n in zip(picked, chosen, lengths, strict=True):
+            start = self._starts[row]
+            place[:n] = self.values[start : start + n]
+        return picked.view(*rows.shape, *picked.shape[1:])
+
+    def to(self, device: torch.device) -> Ragged:
+        """Copy the values to a device; lengths stay on the CPU."""
+        return Ragged(self.values.to(device), self.lengths)
+
+
 @dataclass(frozen=True, slots=True)
 class Examples:
     """Pieces of utterances as tensors that are shared: a part of a fold is an index into them.
@@ -47,7 +78,8 @@ class Examples:
     ids
         Utterance ids.
     tensors
-        For example ``features`` (n, n_frames, n_features), ``n_frames`` (n,), ``emotion`` (n,).
+        For example ``features`` (n, n_frames, n_features), ``n_frames`` (n,), ``emotion`` (n,);
+        :class:`Ragged` where rows are of different lengths.
     rows
         (len(self),) row of each piece in the tensors; ``None``: they hold these pieces, in this
         order.
@@ -57,7 +89,7 @@ class Examples:
     """
 
     ids: tuple[str, ...]
-    tensors: Mapping[str, Tensor]
+    tensors: Mapping[str, Tensor | Ragged]
     rows: Tensor | None = None
     owners: Tensor | None = None
 
@@ -197,11 +229,17 @@ def read_data(folder: Path) -> Data:
 
 
 def _map_examples(folder: Path, ids: tuple[str, ...]) -> Examples:
-    tensors = {
+    mapped = {
         # 'c': mapped from the file and never written back.
         name: torch.from_numpy(np.load(folder / f"{name}.npy", mmap_mode="c"))
         for name in ("features", "n_frames", "emotion")
     }
+    tensors: dict[str, Tensor | Ragged] = dict(mapped)
+    values, lengths = mapped["features"], mapped["n_frames"]
+    if len(lengths) and bool((lengths == lengths[0]).all()):
+        tensors["features"] = values.view(len(lengths), -1, values.shape[-1])
+    else:
+        tensors["features"] = Ragged(values, lengths)
     owners = torch.from_numpy(np.load(folder / "owners.npy"))
     one_each = torch.equal(owners, torch.arange(len(ids)))
     return Examples(ids, tensors, owners=None if one_each else owners)

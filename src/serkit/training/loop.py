@@ -11,6 +11,7 @@ of a run that was not, without any generator state on disk.
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -104,6 +105,8 @@ def fit(
         the training diverged.
     """
     refuse_empty_parts(config, train, dev)
+    # Fabric announces mixed precision once per process, and each member is a process.
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     fabric = Fabric(accelerator=config.accelerator, devices=1, precision=config.precision)
     fabric.launch()
     folder.mkdir(parents=True, exist_ok=True)
