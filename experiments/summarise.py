@@ -1,84 +1,37 @@
 """Keep what finished runs claim, and write docs/results.md from all that was kept.
 
     python experiments/summarise.py RUN...    # read run folders, then write the page
-    python experiments/summarise.py           # write the page from experiments/results
+    python experiments/summarise.py           # write the page from what was kept
 
-A run leaves a small JSON (scores, intervals, protocol, fingerprint, commit, settings), without
-utterances and without paths. The page and its figures are made from those files and from the
-experiment files, which say what should have been run.
+A run leaves a small JSON in experiments/results (scores, intervals, protocol, fingerprint, commit,
+settings), without utterances and without paths. Networks that are compared leave paired tests in
+experiments/comparisons, wherever both runs of a pair are among those named. The page and its
+figures are made from those files, from costs.json and from the experiment files, which say what
+should have been run.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import sys
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
-from gap_figure import GapRow, draw_gap
+import costs
+import networks
+import protocols
+from claims import EXPERIMENTS, Group, Result, read_groups
 
-from serkit.corpora.splits import (
-    SELECTED_ON_TEST,
-    SENTENCES_SHARED,
-    SPEAKER_DEPENDENT,
-    protocol_words,
-)
-from serkit.experiment.config import ExperimentConfig, load_experiment
 from serkit.types import InputError
 
-ROOT = Path(__file__).resolve().parents[1]
-EXPERIMENTS = ROOT / "experiments"
-RESULTS = EXPERIMENTS / "results"
-DOCS = ROOT / "docs"
-PAGE = DOCS / "results.md"
+DOCS = EXPERIMENTS.parent / "docs"
 
-# Protocols by the end of an experiment's name, from the easiest question to the hardest.
-PROTOCOLS = {
-    "published-2022": "random folds, best test epoch",
-    "published-2023": "random folds, last epoch",
-    "random-nested": "random folds, random dev part",
-    "sentence-independent": "sentence-independent",
-    "speaker-independent": "speaker-independent",
-    "speaker-and-sentence-independent": "speaker- and sentence-independent",
-}
-
-# What a step from one protocol to another takes away from the model.
-STEPS = (
-    ("random-nested", "sentence-independent", "knowing the sentence"),
-    ("random-nested", "speaker-independent", "knowing the speaker"),
-    ("random-nested", "speaker-and-sentence-independent", "knowing both"),
-)
-
-# Below this many steps the running statistics of batch norm (momentum 0.99), which a test uses,
-# still lag behind the weights.
-FEW_STEPS = 600
-
-# What the authors report, UAR / WAR in %: random 10-fold, last epoch (their correction of August
-# 2023), and the best epoch on the test fold (the paper).
-PUBLISHED = {
-    "emodb": {"published-2023": (89.19, 90.28), "published-2022": (95.17, 95.70)},
-    "ravdess": {"published-2023": (90.04, 90.07), "published-2022": (91.93, 92.08)},
-}
-PUBLISHED_EPOCHS = {"published-2023": "500", "published-2022": "300 to 500"}
-PUBLISHED_WORDS = {
-    "published-2023": [SPEAKER_DEPENDENT],
-    "published-2022": [SPEAKER_DEPENDENT, SELECTED_ON_TEST],
-}
-
-# What others report under a speaker-independent protocol: who, protocol, UAR in %.
-OTHERS = {
-    "emodb": (
-        "openSMILE ComParE_2016 + support vector machine (audEERING, w2v2-how-to)",
-        "leave-one-speaker-out, speaker-independent",
-        77.1,
-    ),
-    "ravdess": (
-        "ResLSTM-SA, 47 k parameters (arXiv 2606.03359)",
-        "5 actor folds, speaker-independent; how the epoch was chosen is not stated",
-        62.3,
-    ),
+# What the experiments of a folder differ in.
+KINDS: dict[str, Literal["protocols", "networks"]] = {
+    "light_sernet": "protocols",
+    "moe": "networks",
+    "timnet": "protocols",
 }
 
 HEAD = """# Results
@@ -97,7 +50,8 @@ bootstrap over speakers; ECE is the expected calibration error. Nothing was tune
 parts: settings are the authors', and the epoch is chosen as the protocol says.
 
 The **generalisation gap** of a system on a corpus is what its score loses from one protocol to the
-next stricter one. Protocols stand in that order, in the tables and in the figures.
+next stricter one. Protocols stand in that order, in the tables and in the figures. Networks that
+are compared with each other are trained under one protocol and tested in pairs.
 """
 
 TAIL = """
@@ -114,8 +68,8 @@ TAIL = """
 """
 
 
-def keep(run: Path) -> None:
-    """Store what a run claims."""
+def keep(run: Path, experiments: Path) -> str:
+    """Store what a finished run claims, and give its name."""
     described = json.loads((run / "run.json").read_text(encoding="utf-8"))
     metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
     config = json.loads((run / "config.json").read_text(encoding="utf-8"))
@@ -146,252 +100,63 @@ def keep(run: Path) -> None:
         "expected_calibration_error": metrics["expected_calibration_error"],
         "per_class": metrics["per_class"],
         "per_fold": [{k: f[k] for k in ("name", "uar", "war")} for f in metrics["per_fold"]],
+        "experts": described.get("experts", {}),
         "config": config,
     }
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{described['name']}.json"
+    results = experiments / "results"
+    results.mkdir(exist_ok=True)
+    path = results / f"{described['name']}.json"
     path.write_text(json.dumps(kept, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return str(described["name"])
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """An experiment file, with the result that was kept of it, if any."""
-
-    protocol: str
-    config: ExperimentConfig
-    result: dict[str, Any] | None
-
-    @property
-    def words(self) -> list[str]:
-        """Warning words, without the one that all protocols but the strictest carry."""
-        p = self.config.protocol
-        words = (
-            self.result["protocol"]["warnings"] if self.result else protocol_words(p.split, p.dev)
-        )
-        return [w for w in words if w != SENTENCES_SHARED]
-
-    @property
-    def epochs(self) -> int:
-        """How long was trained at most or, without a result, is to be."""
-        return self.result["protocol"]["epochs"] if self.result else self.config.training.epochs
-
-    @property
-    def overtaken(self) -> str:
-        """Say by what the result differs from the experiment file of today; often nothing."""
-        if self.result is None:
-            return ""
-        asked = []
-        if self.epochs != self.config.training.epochs:
-            asked.append(f"{self.config.training.epochs} epochs")
-        if tuple(self.result["seeds"]) != self.config.seeds:
-            asked.append(_count(len(self.config.seeds), "seed"))
-        return f"the file now asks for {' and '.join(asked)}" if asked else ""
+def is_finished(run: Path) -> bool:
+    """Tell whether a folder holds a run that was trained and judged to its end."""
+    return all((run / name).is_file() for name in ("run.json", "metrics.json", "report.html"))
 
 
-def read_claims() -> dict[tuple[str, str], list[Claim]]:
-    """Read the experiments with their results: (folder, corpus) -> claims as PROTOCOLS orders them.
-
-    Corpora of which no experiment has a result are left out.
-    """
-    claims: dict[tuple[str, str], list[Claim]] = {}
-    for path in sorted(EXPERIMENTS.glob("*/*.toml")):
-        config = load_experiment(path)
-        system, corpus = path.parent.name, str(config.corpus.name)
-        kept = RESULTS / f"{config.name}.json"
-        result = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else None
-        protocol = config.name.removeprefix(f"{system}-{corpus}-")
-        if protocol not in PROTOCOLS:
-            raise InputError(
-                f"{path}: protocol '{protocol}' has no place in PROTOCOLS: give it one"
-            )
-        claims.setdefault((system, corpus), []).append(Claim(protocol, config, result))
-    for found in claims.values():
-        found.sort(key=lambda claim: list(PROTOCOLS).index(claim.protocol))
-    return {key: found for key, found in claims.items() if _results(found)}
+def compare(runs: Mapping[str, Path], experiments: Path) -> None:
+    """Test the networks whose runs are at hand, name -> run folder, in pairs."""
+    for group in _groups(experiments, "networks"):
+        networks.compare(group, runs, experiments)
 
 
-def page() -> str:
-    """Write the page from the kept results."""
-    claims = read_claims()
-    results = [result for found in claims.values() for result in _results(found)]
-    parts = [HEAD]
-    parts += [_section(*key, found) for key, found in claims.items()]
-    parts.append(_reproduction(sorted(results, key=lambda r: r["name"])))
-    parts.append(TAIL + _under_trained(results))
-    return "\n".join(parts)
-
-
-def figures() -> dict[str, str]:
-    """Draw the gap of every system and corpus: name of the file in docs -> SVG."""
-    return {_figure_name(*key): _figure(key[1], found) for key, found in read_claims().items()}
-
-
-def _section(system: str, corpus: str, claims: list[Claim]) -> str:
-    first = _results(claims)[0]
-    about = first["corpus"]
-    lines = [
-        f"## {first['system']} on {about['title']}",
-        "",
-        f"{about['n_utterances']} utterances, {about['n_speakers']} speakers, "
-        f"{len(first['labels'])} classes; {first['n_parameters']:,} parameters.",
-        "",
-        f"![UAR of {first['system']} by protocol]({_figure_name(system, corpus)})",
-        "",
-        "| experiment | protocol | epochs | seeds | UAR | interval | WAR | interval | ECE |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
-    lines += [_row(claim) for claim in claims]
-    baseline = first["majority_baseline"]
-    lines.append(
-        f"| always *{baseline['label']}* | | | | {100 * baseline['uar']:.1f} | "
-        f"| {100 * baseline['war']:.1f} | | |"
-    )
-    for name, (uar, war) in PUBLISHED.get(corpus, {}).items():
-        lines.append(
-            f"| *the authors, {name}* | random 10-fold: **{', '.join(PUBLISHED_WORDS[name])}** | "
-            f"{PUBLISHED_EPOCHS[name]} | 1 | *{uar}* | not given | *{war}* | not given | |"
-        )
-    if corpus in OTHERS:
-        who, protocol, other = OTHERS[corpus]
-        lines.append(f"| *{who}* | {protocol} | | | *{other}* | not given | | | |")
-    return "\n".join([*lines, "", "The gap, in points of UAR:", "", *_gap(claims), ""])
-
-
-def _row(claim: Claim) -> str:
-    experiment = f"[{claim.config.name}](../{_file(claim.config.name)}) | {_kind(claim)}"
-    r = claim.result
-    if r is None:
-        return f"| {experiment} | {claim.epochs} | | *not run yet* | | | | |"
-
-    def cell(metric: str) -> str:
-        pooled, sd = r["pooled"][metric]["mean"], r["pooled"][metric]["sd"]
-        return f"{100 * pooled:.1f}" + ("" if sd is None else f" ± {100 * sd:.1f}")
-
-    def interval(metric: str) -> str:
-        i = r["intervals"][metric]
-        return f"{100 * i['low']:.1f} to {100 * i['high']:.1f}"
-
-    overtaken = f" ({claim.overtaken})" if claim.overtaken else ""
-    return (
-        f"| {experiment} | {claim.epochs}{overtaken} | {len(r['seeds'])} | "
-        f"{cell('uar')} | {interval('uar')} | {cell('war')} | {interval('war')} | "
-        f"{100 * r['expected_calibration_error']:.1f} |"
-    )
-
-
-def _kind(claim: Claim) -> str:
-    """Name split and choice of the epoch, with the words."""
-    protocol = claim.config.protocol
-    split = protocol.split.replace("_", "-")
-    selection = claim.config.training.select
-    if claim.result is not None:
-        ran = claim.result["protocol"]
-        selection = ran["selection"]
-        if not protocol.split.startswith("leave_one"):
-            split = f"{split}, {ran['n_folds']} folds"
-    independent = "" if SPEAKER_DEPENDENT in claim.words else ", speaker-independent"
-    words = f": **{', '.join(claim.words)}**" if claim.words else ""
-    return f"{split}{independent}; epoch: {selection.replace('_', ' ')}{words}"
-
-
-def _gap(claims: list[Claim]) -> list[str]:
-    """Say what each step to a stricter protocol costs, where both ends were trained alike."""
-    by_protocol = {claim.protocol: claim for claim in claims}
-    lines = []
-    for easier, stricter, what in STEPS:
-        ends = [by_protocol[name] for name in (easier, stricter) if name in by_protocol]
-        results = _results(ends)
-        step = f"* {what} (*{PROTOCOLS[easier]}* to *{PROTOCOLS[stricter]}*):"
-        if len(results) < 2:
-            lines.append(f"{step} not known yet.")
-        elif ends[0].epochs != ends[1].epochs:
-            lines.append(
-                f"{step} not told by runs of {ends[0].epochs} and {ends[1].epochs} epochs."
-            )
-        else:
-            above, below = (100 * result["pooled"]["uar"]["mean"] for result in results)
-            lines.append(f"{step} **{above - below:.1f}**, from {above:.1f} to {below:.1f}.")
-    return lines
-
-
-def _figure_name(system: str, corpus: str) -> str:
-    return f"gap-{system}-{corpus}.svg"
-
-
-def _figure(corpus: str, claims: list[Claim]) -> str:
-    """Draw every protocol of a corpus: ours, the authors', and those that are not run yet."""
-    by_protocol = {claim.protocol: claim for claim in claims}
-    published = PUBLISHED.get(corpus, {})
-    first = _results(claims)[0]
-    return draw_gap(
+def page(experiments: Path = EXPERIMENTS) -> str:
+    """Write the page from what was kept."""
+    by_protocol = _groups(experiments, "protocols")
+    by_network = _groups(experiments, "networks")
+    results = [result for group in by_protocol + by_network for result in group.results]
+    return "\n".join(
         [
-            _gap_row(protocol, by_protocol.get(protocol), published.get(protocol))
-            for protocol in PROTOCOLS
-            if protocol in by_protocol or protocol in published
-        ],
-        title=f"{first['system']} on {first['corpus']['title']}",
-        chance=100 * first["majority_baseline"]["uar"],
+            HEAD,
+            *map(protocols.section, by_protocol),
+            *(networks.section(group, experiments) for group in by_network),
+            costs.section(experiments),
+            _reproduction(sorted(results, key=lambda r: r["name"])),
+            TAIL + protocols.under_trained(by_protocol),
+        ]
     )
 
 
-def _gap_row(protocol: str, claim: Claim | None, published: tuple[float, float] | None) -> GapRow:
-    words = PUBLISHED_WORDS[protocol] if claim is None else claim.words
-    row = GapRow(
-        name=PROTOCOLS[protocol],
-        detail="the authors alone" if claim is None else "not run yet",
-        words=", ".join(w for w in words if w in (SPEAKER_DEPENDENT, SELECTED_ON_TEST)),
-        authors=published and published[0],
-        authors_detail=f"{PUBLISHED_EPOCHS[protocol]} epochs" if published else "",
-    )
-    if claim is None or claim.result is None:
-        return row
-    r = claim.result
-    pooled, interval = r["pooled"]["uar"]["mean"], r["intervals"]["uar"]
-    # The first results were kept without the values per seed; one seed is its own mean.
-    seeds = r.get("per_seed", [{"uar": pooled}] if len(r["seeds"]) == 1 else [])
-    return replace(
-        row,
-        detail=f"{claim.epochs} epochs, {_count(len(r['seeds']), 'seed')}",
-        mean=100 * pooled,
-        low=100 * interval["low"],
-        high=100 * interval["high"],
-        seeds=tuple(100 * seed["uar"] for seed in seeds),
-    )
+def figures(experiments: Path = EXPERIMENTS) -> dict[str, str]:
+    """Draw the gap of every system and corpus: name of the file in docs -> SVG."""
+    groups = _groups(experiments, "protocols")
+    return {protocols.figure_name(group): protocols.figure(group) for group in groups}
 
 
-def _under_trained(results: list[dict[str, Any]]) -> str:
-    """Name the runs of few training steps; the dev part, which is not counted, makes them fewer."""
-    few = []
-    for r in results:
-        protocol, training = r["protocol"], r["config"]["training"]
-        n_train = r["corpus"]["n_utterances"] * (1 - 1 / protocol["n_folds"])
-        n_steps = protocol["epochs"] * math.ceil(n_train / training["batch_size"])
-        if n_steps < FEW_STEPS:
-            few.append(f"{r['name']} (at most {n_steps} steps)")
-    if not few:
-        return ""
-    return (
-        f"* Under-trained by far: {', '.join(few)}. The running statistics of batch norm alone "
-        "(momentum 0.99) need several hundred steps. These rows show that the path works and "
-        "reproduce nothing yet.\n"
-    )
+def _groups(experiments: Path, kind: Literal["protocols", "networks"]) -> list[Group]:
+    """Read the groups of one kind."""
+    groups = read_groups(experiments)
+    for group in groups:
+        if group.folder not in KINDS:
+            raise InputError(
+                f"experiments/{group.folder}: has no place in KINDS: say whether its experiments "
+                "differ in protocols or in networks"
+            )
+    return [group for group in groups if KINDS[group.folder] == kind]
 
 
-def _results(claims: list[Claim]) -> list[dict[str, Any]]:
-    return [claim.result for claim in claims if claim.result is not None]
-
-
-def _count(number: int, thing: str) -> str:
-    return f"{number} {thing}" + ("" if number == 1 else "s")
-
-
-def _file(name: str) -> str:
-    """Find the experiment of a name: ``timnet-emodb-x`` is ``experiments/timnet/emodb-x.toml``."""
-    system, _, rest = name.partition("-")
-    return f"experiments/{system}/{rest}.toml"
-
-
-def _reproduction(results: list[dict[str, Any]]) -> str:
+def _reproduction(results: Sequence[Result]) -> str:
     lines = [
         "## What was run",
         "",
@@ -407,15 +172,20 @@ def _reproduction(results: list[dict[str, Any]]) -> str:
     return "\n".join([*lines, ""])
 
 
-def main() -> None:
-    """Read the runs named on the command line and write the page."""
-    for run in sys.argv[1:]:
-        keep(Path(run))
-    PAGE.write_text(page(), encoding="utf-8")
-    for name, svg in figures().items():
-        (DOCS / name).write_text(svg, encoding="utf-8")
-    print(f"{PAGE.relative_to(ROOT)}: {len(list(RESULTS.glob('*.json')))} results")
+def summarise(runs: Sequence[Path], experiments: Path = EXPERIMENTS, docs: Path = DOCS) -> None:
+    """Keep what the finished of these runs claim, and write the page and its figures."""
+    kept = {}
+    for run in runs:
+        if is_finished(run):
+            kept[keep(run, experiments)] = run
+        else:
+            print(f"{run}: no finished run, left out")
+    compare(kept, experiments)
+    (docs / "results.md").write_text(page(experiments), encoding="utf-8")
+    for name, svg in figures(experiments).items():
+        (docs / name).write_text(svg, encoding="utf-8")
+    print(f"results.md: {len(list((experiments / 'results').glob('*.json')))} results")
 
 
 if __name__ == "__main__":
-    main()
+    summarise([Path(argument) for argument in sys.argv[1:]])

@@ -9,6 +9,8 @@ from pathlib import Path
 # networks in tests are tiny, and on a busy machine threads spend their time waiting for each other.
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
+# Pre-trained encoders in tests are made here, never fetched.
+os.environ["HF_HUB_OFFLINE"] = "1"
 
 import pytest
 import soundfile

@@ -190,6 +190,12 @@ def train(
         Optional[Path],  # noqa: UP045
         typer.Option(help="folds.csv of another run, instead of the experiment's split."),
     ] = None,
+    legacy_moe: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(
+            help="Settings of the public mixture-of-experts code (TOML), instead of an experiment."
+        ),
+    ] = None,
     list_presets: Annotated[
         bool, typer.Option("--list", help="List the experiments that ship with serkit.")
     ] = False,
@@ -207,17 +213,27 @@ def train(
     if keys:
         print(explain_keys())
         return
-    if not experiment:
+    if not experiment and legacy_moe is None:
         raise InputError("name an experiment: a .toml file or a preset (serkit train --list)")
+    if experiment and legacy_moe is not None:
+        raise InputError(f"got {experiment} and --legacy-moe {legacy_moe}: name one of them")
     settings = list(overrides or [])
     if folds is not None:
         settings.append(f"protocol.folds_file={json.dumps(str(folds))}")
-    config = load_experiment(experiment, overrides=settings)
+    notes: Sequence[str] = ()
+    if legacy_moe is None:
+        config = load_experiment(experiment, overrides=settings)
+    else:
+        from serkit.experiment.legacy_moe import load_legacy_experiment
+
+        config, notes = load_legacy_experiment(legacy_moe, overrides=settings)
     from serkit.experiment.run import run_experiment
     from serkit.training.memory import parse_size
 
     limit = None if memory is None else parse_size(memory)
     with _Bars(quiet=as_json) as bars:
+        for note in notes:
+            bars.say(f"note: {note}")
         report_path = run_experiment(
             config,
             out=out or Path("runs") / config.run_name,
@@ -405,6 +421,61 @@ def import_weights(
         _print_json(imported.to_dict())
     else:
         print("\n".join(imported.lines()))
+
+
+@app.command()
+def import_config(
+    file: Annotated[Path, typer.Argument(help="Settings of the mixture-of-experts code (TOML).")],
+    out: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("-o", "--out", help="Experiment file to write. Default: print it."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Translate settings of the public mixture-of-experts code into an experiment file."""
+    from serkit.experiment.legacy_moe import import_config as run_import
+
+    text, notes = run_import(file, out)
+    if as_json:
+        _print_json({"experiment": text, "file": out and str(out), "notes": notes})
+    elif out is None:
+        sys.stdout.write(text)  # its first lines are the notes
+    else:
+        for note in notes:
+            print(f"note: {note}", file=sys.stderr)
+        print(f"experiment: {out}")
+
+
+@app.command()
+def export_experts(
+    model: Annotated[str, typer.Argument(help="Run folder, checkpoint folder, or name.")],
+    out: Annotated[Path, typer.Option(help="Folder to write: one checkpoint per expert.")],
+    as_json: Json = False,
+) -> None:
+    """Write each expert of a mixture as a recognizer of its own, for its emotion alone."""
+    from serkit.experiment.experts import export_experts as run_export
+
+    folders = run_export(model, out)
+    if as_json:
+        _print_json({"experts": [str(folder) for folder in folders]})
+    else:
+        print("\n".join(f"expert: {folder}" for folder in folders))
+
+
+@app.command()
+def join_experts(
+    experts: Annotated[list[Path], typer.Argument(help="Folders of export-experts.")],
+    out: Annotated[Path, typer.Option(help="Checkpoint folder to write.")],
+    as_json: Json = False,
+) -> None:
+    """Join exported experts, also of several runs, into one recognizer that says so."""
+    from serkit.experiment.experts import join_experts as run_join
+
+    folder = run_join(experts, out)
+    if as_json:
+        _print_json({"model": str(folder)})
+    else:
+        print(f"checkpoint: {folder}")
 
 
 @app.command()

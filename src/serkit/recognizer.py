@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,8 @@ from torch import Tensor, nn
 from serkit.audio import Channel, Waveform, load_audio, require_sound, resample
 from serkit.features import build_front_end, front_end_to_dict
 from serkit.features.normalise import FeatureNorm, Normalise
+from serkit.features.speech_encoder import SpeechEncoder
+from serkit.features.text import TextEncoder, build_text_encoder, text_encoder_to_dict
 from serkit.features.views import (
     FixedView,
     SegmentsView,
@@ -34,6 +36,7 @@ from serkit.features.views import (
 from serkit.files import replacing, write_atomically
 from serkit.labels import LabelSpace
 from serkit.models import build_model, model_to_dict
+from serkit.transcripts import Symbols, clean_transcript
 from serkit.types import InputError, Prediction
 
 __all__ = ["Batch", "Recognizer", "RecognizerConfig", "find_checkpoint", "load_recognizer"]
@@ -52,7 +55,9 @@ class RecognizerConfig:
 
     ``front_end`` and ``model`` hold a ``name`` and that part's settings; ``view`` its ``kind`` and
     settings. ``multi_label``: several classes may hold at once, or none, and scores are those of
-    independent decisions. ``trained_on`` is free-form: corpus, licence, protocol words, scores.
+    independent decisions. ``text``: a text encoder's ``name`` and settings, for models that read
+    the words as well. ``symbols``: what a model with a CTC layer spells in, the blank first.
+    ``trained_on`` is free-form: corpus, licence, protocol words, scores.
     """
 
     system: str
@@ -63,6 +68,8 @@ class RecognizerConfig:
     normalise: Normalise = "none"
     channel: Channel = "mean"
     multi_label: bool = False
+    text: Mapping[str, Any] | None = None
+    symbols: tuple[str, ...] = ()
     trained_on: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -73,7 +80,8 @@ class Recognizer(nn.Module):
     ----------
     config
         See :class:`RecognizerConfig`. ``model.n_classes`` and ``model.n_features`` follow from the
-        label space and the front end where they are not given.
+        label space and the front end where they are not given, ``model.n_text_features`` and
+        ``model.n_symbols`` from the text encoder and the symbols where there are such.
 
     Raises
     ------
@@ -88,13 +96,30 @@ class Recognizer(nn.Module):
         front_end = dict(config.front_end)
         self.front_end_name = front_end.pop("name")
         self.front_end = build_front_end(self.front_end_name, front_end)
+        # A front end with weights to be trained works inside of forward; what is computed once for
+        # all epochs then is the sound itself.
+        self.front_end_learns = any(p.requires_grad for p in self.front_end.parameters())
+        if self.front_end_learns and config.normalise == "train":
+            raise InputError(
+                "normalise is 'train', but the front end is trained and its features keep "
+                "changing: take 'none' or 'utterance', or a frozen front end"
+            )
         self.norm = FeatureNorm(config.normalise, self.front_end.config.n_features)
+        self.text_encoder = None
+        if config.text is not None:
+            text = dict(config.text)
+            self.text_encoder = build_text_encoder(text.pop("name"), text)
+        self.symbols = Symbols(tuple(config.symbols)) if config.symbols else None
         model = dict(config.model)
         self.model_name = model.pop("name")
         given = {
             "n_classes": len(self.labels),
             "n_features": self.front_end.config.n_features,
         }
+        if self.text_encoder is not None:
+            given["n_text_features"] = self.text_encoder.config.n_features
+        if self.symbols is not None:
+            given["n_symbols"] = len(self.symbols)
         self.model = build_model(self.model_name, given | model)
         self.config = config
 
@@ -107,7 +132,27 @@ class Recognizer(nn.Module):
     def n_parameters(self) -> int:
         """Number of trained numbers, batch-norm statistics included (as Keras counts)."""
         statistics = sum(b.numel() for name, b in self.model.named_buffers() if "running_" in name)
-        return sum(p.numel() for p in self.model.parameters()) + statistics
+        return sum(p.numel() for p in self.parameters() if p.requires_grad) + statistics
+
+    @property
+    def text_learns(self) -> bool:
+        """Tell whether the text encoder is trained."""
+        return self.text_encoder is not None and self.text_encoder.has_trainable_parameters
+
+    def trained_encoders(self) -> list[SpeechEncoder | TextEncoder]:
+        """Give the pre-trained encoders that are trained further."""
+        encoders = (self.front_end, self.text_encoder)
+        return [
+            encoder
+            for encoder in encoders
+            if isinstance(encoder, SpeechEncoder | TextEncoder) and encoder.has_trainable_parameters
+        ]
+
+    def text_settings(self) -> dict[str, Any] | None:
+        """Name and settings of the text encoder, all spelled out; ``None`` where there is none."""
+        if self.text_encoder is None or self.config.text is None:
+            return None
+        return {"name": self.config.text["name"]} | text_encoder_to_dict(self.text_encoder)
 
     def front_end_settings(self) -> dict[str, Any]:
         """Name and settings of the front end, all spelled out."""
@@ -116,7 +161,7 @@ class Recognizer(nn.Module):
     def extract(
         self, waveforms: Tensor, n_samples: Tensor, *, training: bool = False
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Apply the view and the front end.
+        """Apply the view and the front end, unless that is trained: then it is left to forward.
 
         Parameters
         ----------
@@ -127,15 +172,35 @@ class Recognizer(nn.Module):
 
         Returns
         -------
-        features : (n_pieces, n_frames, n_features)
+        features : (n_pieces, n_frames, n_features); the samples, (n_pieces, n_samples, 1), where
+            the front end is trained
         n_frames : (n_pieces,)
         owners : (n_pieces,), the row of ``waveforms`` that each piece is of
         """
         pieces, lengths, owners = cut_pieces(self.view, waveforms, n_samples, training=training)
+        if self.front_end_learns:
+            return pieces.unsqueeze(-1), lengths, owners
         if not len(pieces):
             return waveforms.new_zeros(0, 0, self.front_end.config.n_features), lengths, owners
         features, n_frames = self.front_end(pieces, lengths)
         return features, n_frames, owners
+
+    def extract_text(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Apply the text encoder, unless that is trained: then only its tokenizer.
+
+        Returns
+        -------
+        text : (n_texts, n_tokens, n_text_features); token numbers, (n_texts, n_tokens, 1), where
+            the text encoder is trained
+        n_tokens : (n_texts,)
+        """
+        assert self.text_encoder is not None
+        ids, n_tokens = self.text_encoder.tokenize([clean_transcript(text) for text in texts])
+        if self.text_learns:
+            return ids.unsqueeze(-1), n_tokens
+        device = next(self.parameters()).device
+        text, n_tokens = self.text_encoder(ids.to(device), n_tokens.to(device))
+        return text, n_tokens
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Map a batch of pieces to the model's named outputs.
@@ -143,15 +208,22 @@ class Recognizer(nn.Module):
         Parameters
         ----------
         batch
-            ``features`` (batch, n_frames, n_features) and ``n_frames`` (batch,), as
-            :meth:`extract` gives them.
+            ``features`` and ``n_frames``, as :meth:`extract` gives them; where there is a text
+            encoder, ``text`` and ``n_tokens``, as :meth:`extract_text` gives them.
 
         Returns
         -------
         outputs : dict with ``emotion`` (batch, n_classes), logits, and what else the model gives
         """
         features, n_frames = batch["features"], batch["n_frames"]
-        outputs: dict[str, Tensor] = self.model(self.norm(features, n_frames), n_frames)
+        if self.front_end_learns:
+            features, n_frames = self.front_end(features.squeeze(-1), n_frames)
+        read: tuple[Tensor, ...] = ()
+        if self.text_encoder is not None:
+            read = (batch["text"], batch["n_tokens"])
+            if self.text_learns:
+                read = self.text_encoder(read[0].squeeze(-1), read[1])
+        outputs: dict[str, Tensor] = self.model(self.norm(features, n_frames), n_frames, *read)
         return outputs
 
     def pool(self, logits: Tensor, owners: Tensor, n: int) -> Tensor:
@@ -171,8 +243,15 @@ class Recognizer(nn.Module):
         return aggregate(logits, owners, n, rule=rule, multi_label=self.config.multi_label)
 
     @torch.inference_mode()
-    def score(self, waveforms: list[Waveform]) -> np.ndarray:
+    def score(
+        self, waveforms: Sequence[Waveform], texts: Sequence[str] | None = None
+    ) -> np.ndarray:
         """Score mono waveforms at the recognizer's own rate.
+
+        Parameters
+        ----------
+        texts
+            What is said in each, for a recognizer that reads.
 
         Returns
         -------
@@ -185,7 +264,11 @@ class Recognizer(nn.Module):
             row[: len(waveform)] = torch.from_numpy(waveform)
         device = next(self.parameters()).device
         features, n_frames, owners = self.extract(padded.to(device), n_samples.to(device))
-        logits = self({"features": features, "n_frames": n_frames})["emotion"].float()
+        batch = {"features": features, "n_frames": n_frames}
+        if self.text_encoder is not None:
+            text, n_tokens = self.extract_text(texts or [""] * len(waveforms))
+            batch |= {"text": text.to(device)[owners], "n_tokens": n_tokens.to(device)[owners]}
+        logits = self(batch)["emotion"].float()
         scores: np.ndarray = self.pool(logits, owners, len(waveforms)).cpu().numpy()
         return scores
 
@@ -216,7 +299,12 @@ class Recognizer(nn.Module):
         ]
 
     def predict(
-        self, waveform: Waveform, sample_rate: int, *, name: str = "waveform"
+        self,
+        waveform: Waveform,
+        sample_rate: int,
+        *,
+        name: str = "waveform",
+        text: str | None = None,
     ) -> Prediction:
         """Recognise the emotion of one utterance.
 
@@ -227,12 +315,20 @@ class Recognizer(nn.Module):
             Hz; resampled to the recognizer's own where it differs.
         name
             What to call it in the prediction and in messages.
+        text
+            What is said, for a recognizer that reads the words as well; others leave it unread.
 
         Raises
         ------
         InputError
-            If the waveform is empty, silent, or holds NaN or infinite samples.
+            If the waveform is empty, silent, or holds NaN or infinite samples, or the words are
+            missing.
         """
+        if self.text_encoder is not None and text is None:
+            raise InputError(
+                f"{name}: this recognizer reads what is said as well: give the words with --text "
+                "(text=...)"
+            )
         waveform = np.asarray(waveform, dtype=np.float32)
         if waveform.ndim == 2:
             waveform = waveform[0] if self.config.channel == "first" else waveform.mean(0)
@@ -249,7 +345,12 @@ class Recognizer(nn.Module):
         waveform, notes = self._long_enough(waveform)
         borders = self.windows(waveform)
         pieces = [waveform[a:b] for a, b in borders if np.any(waveform[a:b])]
-        scores = np.concatenate([self.score(pieces[i : i + 16]) for i in range(0, len(pieces), 16)])
+        scores = np.concatenate(
+            [
+                self.score(pieces[i : i + 16], [text or ""] * len(pieces[i : i + 16]))
+                for i in range(0, len(pieces), 16)
+            ]
+        )
         mean = scores.mean(0)
         if len(borders) > 1:
             notes = (*notes, f"mean of {len(pieces)} stretches")
@@ -276,7 +377,7 @@ class Recognizer(nn.Module):
         repeated = np.resize(waveform, view.n_samples + view.strict)
         return repeated, ("shorter than anything the model was trained on: repeated",)
 
-    def predict_file(self, path: Path | str) -> Prediction:
+    def predict_file(self, path: Path | str, *, text: str | None = None) -> Prediction:
         """Recognise the emotion of a sound file; see :meth:`predict`.
 
         Raises
@@ -285,7 +386,7 @@ class Recognizer(nn.Module):
             If the file cannot be used; the message names it and says why.
         """
         waveform, sample_rate = load_audio(path, channel=self.config.channel)
-        return self.predict(waveform, sample_rate, name=str(path))
+        return self.predict(waveform, sample_rate, name=str(path), text=text)
 
     def save(self, folder: Path | str, *, card: str = "") -> Path:
         """Write ``config.json``, ``model.safetensors`` and the model card into a folder."""
@@ -301,6 +402,8 @@ class Recognizer(nn.Module):
             "view": dict(self.config.view),
             "front_end": self.front_end_settings(),
             "normalise": self.config.normalise,
+            "text": self.text_settings(),
+            "symbols": list(self.config.symbols),
             "model": {"name": self.model_name} | model_to_dict(self.model),
             "n_parameters": self.n_parameters,
             "trained_on": dict(self.config.trained_on),

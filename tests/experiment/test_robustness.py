@@ -18,8 +18,8 @@ from serkit.evaluation import (
     read_predictions,
     write_predictions,
 )
+from serkit.experiment.progress import Quiet
 from serkit.experiment.robustness import N_VOICES, NoiseMaker, NoisePlan, measure_robustness
-from serkit.experiment.run import Quiet
 from serkit.recognizer import Recognizer, load_recognizer
 from serkit.types import InputError, Utterance
 from tests_support import RATE, SPEAKERS, tone

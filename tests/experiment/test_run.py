@@ -14,7 +14,8 @@ import serkit
 from serkit.corpora.leaks import check_leaks
 from serkit.corpora.splits import read_folds_csv
 from serkit.experiment.config import ConfigError, load_experiment
-from serkit.experiment.run import Quiet, run_experiment
+from serkit.experiment.progress import Quiet
+from serkit.experiment.run import run_experiment
 from serkit.training.lock import FolderLock
 from serkit.types import InputError
 from tests_support import RATE, tone

@@ -12,7 +12,7 @@ from serkit.models import MODELS, build_model
 from serkit.types import InputError
 
 # Parts of models, and importers of other programs' weights.
-_HELPERS = {"__init__", "layers", "native", "timnet_keras", "timnet_step"}
+_HELPERS = {"__init__", "layers", "mmer_import", "native", "timnet_keras", "timnet_step"}
 
 ASSERTIONS = (
     "assert_header",

@@ -89,7 +89,7 @@ class AuthorCorpus:
                 f"{_FRONT_END}, the experiment asks for another: set front_end.preset = "
                 f"'{_FRONT_END}'"
             )
-        view, hop = recognizer.view, recognizer.front_end.config.hop_length
+        view, hop = recognizer.view, int(settings["hop_length"])
         if not isinstance(view, FixedView) or 1 + view.n_samples // hop != n_frames:
             raise ConfigError(
                 f"corpus.features: {self.name} has {n_frames} frames per utterance, the "

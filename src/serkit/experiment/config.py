@@ -30,6 +30,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from serkit.features.normalise import Normalise
 from serkit.training.loop import TrainingConfig
 from serkit.training.objectives import Term
+from serkit.transcripts import CtcStyle
 from serkit.types import InputError
 
 if sys.version_info >= (3, 11):
@@ -40,9 +41,11 @@ else:
 __all__ = [
     "ConfigError",
     "CorpusConfig",
+    "CtcConfig",
     "ExperimentConfig",
     "LabelsConfig",
     "ProtocolConfig",
+    "experiment_from_table",
     "explain_keys",
     "load_experiment",
     "preset_names",
@@ -93,6 +96,18 @@ class LabelsConfig(_Strict):
     )
 
 
+class CtcConfig(_Strict):
+    """What a CTC layer learns to spell."""
+
+    symbols: str = Field(
+        default="wav2vec2",
+        description="wav2vec2 (its 32), corpus (the characters of its transcripts) or a vocab.json",
+    )
+    style: CtcStyle = Field(
+        default="spoken", description="what is cleaned from a transcript; see serkit.transcripts"
+    )
+
+
 class ProtocolConfig(_Strict):
     """Who is trained on, selected by, judged by; see docs/protocols.md."""
 
@@ -122,6 +137,12 @@ class ExperimentConfig(_Strict):
     front_end: dict[str, Any]
     view: dict[str, Any]
     normalise: Normalise = "none"
+    text: dict[str, Any] | None = Field(
+        default=None, description="text encoder, for models that read what is said as well"
+    )
+    ctc: CtcConfig | None = Field(
+        default=None, description="give models with a CTC layer the transcripts to spell"
+    )
     model: dict[str, Any]
     objective: tuple[Term, ...] = (Term(),)
     training: TrainingConfig = TrainingConfig()
@@ -179,20 +200,53 @@ def load_experiment(
     layers = [
         layer for one in (first, *others) for layer in _layers(one, relative_to=None, seen=())
     ]
+    added = [one.rpartition("/")[2] for one in others]
+    return _resolve(layers, source=str(path_or_preset), added=added, overrides=overrides)
+
+
+def experiment_from_table(
+    table: Mapping[str, Any], *, source: str, overrides: Sequence[str] = ()
+) -> ExperimentConfig:
+    """Read an experiment that is a table already, such as one translated from other settings.
+
+    Parameters
+    ----------
+    table
+        As a file would hold it; bases that are files are relative to the working directory.
+    source
+        How messages call it.
+    overrides
+        As of :func:`load_experiment`.
+
+    Raises
+    ------
+    ConfigError
+        As :func:`load_experiment` does.
+    """
+    layers = _with_bases(source, dict(table), folder=None, seen=())
+    return _resolve(layers, source=source, added=(), overrides=overrides)
+
+
+def _resolve(
+    layers: list[tuple[str, Table]],
+    *,
+    source: str,
+    added: Sequence[str],
+    overrides: Sequence[str],
+) -> ExperimentConfig:
+    """Lay layers over each other, the deepest first, and check the result."""
     last = _override_table(overrides)
     corpus = _corpus_key([table for _, table in layers] + [last])
     merged: Table = {}
-    for source, table in layers:
+    for layer, table in layers:
         by_corpus = table.pop("by_corpus", {})
         if not isinstance(by_corpus, dict):
-            raise ConfigError(f"{source}: by_corpus must be a table of corpora")
+            raise ConfigError(f"{layer}: by_corpus must be a table of corpora")
         merged = _lay_over(merged, table)
         merged = _lay_over(merged, by_corpus.get(corpus, {}))
-    if others:
-        added = [one.rpartition("/")[2] for one in others]
+    if added:
         merged["name"] = "-".join([str(merged["name"]), *added])
     merged = _lay_over(merged, last)
-    source = str(path_or_preset)
     if "corpus" not in merged:
         raise ConfigError(
             f"{source}: names no corpus: add [corpus] name = ... or --set corpus.name=emodb"
@@ -240,6 +294,13 @@ def _layers(
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{name}: not valid TOML ({error})") from None
+    return _with_bases(name, table, folder=folder, seen=seen)
+
+
+def _with_bases(
+    name: str, table: Table, *, folder: Path | None, seen: tuple[str, ...]
+) -> list[tuple[str, Table]]:
+    """Put the bases that a table names below it."""
     base = table.pop("base", [])
     below = [
         layer

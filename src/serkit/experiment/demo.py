@@ -15,7 +15,8 @@ import soundfile
 
 from serkit.corpora import synthetic
 from serkit.experiment.config import load_experiment
-from serkit.experiment.run import Progress, Quiet, run_experiment
+from serkit.experiment.progress import Progress, Quiet
+from serkit.experiment.run import run_experiment
 from serkit.experiment.words import headline
 from serkit.recognizer import load_recognizer
 from serkit.types import Prediction

@@ -17,6 +17,7 @@ __all__ = ["examine"]
 _OPTIONAL = {
     "espeakng-loader": ("demo", "real words in the synthetic corpus"),
     "h5py": ("keras-weights", "reading the authors' Keras weights and CMU-MOSEI's label file"),
+    "transformers": ("encoders", "pre-trained speech and text encoders"),
 }
 _CORE = ("torch", "numpy", "soundfile", "soxr", "scikit-learn", "lightning-fabric", "safetensors")
 

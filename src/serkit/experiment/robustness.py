@@ -48,7 +48,8 @@ from serkit.evaluation.scores import jsonable
 from serkit.evaluation.significance import Interval
 from serkit.evaluation.summary import Summary, summarize
 from serkit.experiment.config import ExperimentConfig
-from serkit.experiment.run import Progress, Quiet, read_experiment_corpus
+from serkit.experiment.progress import Progress, Quiet
+from serkit.experiment.reading import read_experiment_corpus
 from serkit.files import replacing, write_atomically
 from serkit.noise import babble, hum, loop, mix, pink, speech_shaped, white
 from serkit.recognizer import (

@@ -24,30 +24,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import platform
 import shutil
 import statistics
-import subprocess
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timezone
-from functools import partial
-from importlib import metadata
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from pydantic import ValidationError
-from torch import Tensor
 
 import serkit
-from serkit.corpora import channel_of, get_corpus, load_corpus
+from serkit.corpora import channel_of
 from serkit.corpora.leaks import LeakReport, check_leaks
-from serkit.corpora.manifest import CorpusError, import_manifest, sort_utterances
+from serkit.corpora.manifest import CorpusError
 from serkit.corpora.splits import (
     SPLITS,
     SplitOptions,
@@ -58,19 +50,22 @@ from serkit.corpora.splits import (
     write_folds_csv,
 )
 from serkit.evaluation.report import write_report
-from serkit.experiment.author_files import AuthorCorpus, read_author_corpus
 from serkit.experiment.card import model_card
 from serkit.experiment.collect import collect_outputs, judge_experts
-from serkit.experiment.config import ConfigError, CorpusConfig, ExperimentConfig
-from serkit.features.cache import (
-    ExtractedFeatures,
-    Extractor,
-    default_cache_dir,
-    extract_features,
+from serkit.experiment.config import ConfigError, ExperimentConfig
+from serkit.experiment.examples import (
+    encode_texts,
+    extract_sound,
+    find_symbols,
+    leave_out_short,
+    mark_emotions,
+    spell,
 )
-from serkit.features.views import SegmentsView
+from serkit.experiment.progress import Progress, Quiet
+from serkit.experiment.provenance import commit, machine, packages
+from serkit.experiment.reading import CorpusPart, read_experiment_corpus
 from serkit.files import write_atomically
-from serkit.labels import LabelSpace, classes_of, map_label, targets
+from serkit.labels import LabelSpace, classes_of
 from serkit.recognizer import Recognizer, RecognizerConfig
 from serkit.training.cohort import Resources, train_cohort
 from serkit.training.data import derive_seed, read_data, write_data
@@ -79,47 +74,10 @@ from serkit.training.loop import fit
 from serkit.training.member import Member, member_outputs
 from serkit.training.plan import Plan
 from serkit.training.workers import one_thread
+from serkit.transcripts import Symbols
 from serkit.types import Fold, InputError, Utterance
 
-__all__ = ["CorpusPart", "Progress", "read_experiment_corpus", "run_experiment"]
-
-
-class Progress(Protocol):
-    """What a run tells while it works; the command line draws bars from it."""
-
-    def stage(self, text: str, total: int) -> None:
-        """Begin a step of ``total`` units."""
-
-    def advance(self, done: int) -> None:
-        """Tell how much of the step is done."""
-
-    def say(self, line: str) -> None:
-        """Tell a fact worth a line."""
-
-
-class Quiet:
-    """Progress that nobody watches."""
-
-    def stage(self, text: str, total: int) -> None:
-        """Say nothing."""
-
-    def advance(self, done: int) -> None:
-        """Say nothing."""
-
-    def say(self, line: str) -> None:
-        """Say nothing."""
-
-
-@dataclass(frozen=True, slots=True)
-class CorpusPart:
-    """Utterances of one corpus, with what a report says about it.
-
-    ``authors`` is set where ready-made features are used instead of sound.
-    """
-
-    utterances: list[Utterance]
-    description: dict[str, Any]
-    authors: AuthorCorpus | None = None
+__all__ = ["run_experiment"]
 
 
 def run_experiment(
@@ -187,18 +145,21 @@ def _run(
     cache_dir: Path | None,
     progress: Progress,
 ) -> Path:
-    started, stopwatch, commit = datetime.now(timezone.utc), _Stopwatch(out), _commit()
+    started, stopwatch, made_by = datetime.now(timezone.utc), _Stopwatch(out), commit()
     part = read_experiment_corpus(config, corpora_dir=corpora_dir, progress=progress)
     progress.say(part.description["check"])
     multi = config.labels.multi
     labels = LabelSpace.of(c for u in part.utterances for c in classes_of(u.label, multi=multi))
-    recognizer_config = _recognizer_config(config, labels, part)
+    symbols = find_symbols(config, part)
+    recognizer_config = _recognizer_config(config, labels, part, symbols)
     recognizer = Recognizer(recognizer_config)
     if part.authors is not None:
         features = [part.authors.extracted(recognizer, part.utterances)]
     else:
-        features = _extract(recognizer, part.utterances, cache_dir=cache_dir, progress=progress)
-    part, features, coverage = _leave_out(part, features, recognizer, progress)
+        features = extract_sound(
+            recognizer, part.utterances, cache_dir=cache_dir, progress=progress
+        )
+    part, features, coverage = leave_out_short(part, features, recognizer, progress)
     hashes = features[0].audio_hashes
     fingerprint = _fingerprint(part.utterances, hashes)
     folds, separates = _folds(config, part)
@@ -226,7 +187,9 @@ def _run(
         [u.id for u in part.utterances],
         training=features[0],
         evaluation=features[1] if len(features) > 1 else None,
-        emotion=_emotion(part.utterances, labels, multi=multi),
+        emotion=mark_emotions(part.utterances, labels, multi=multi),
+        text=encode_texts(recognizer, part.utterances, cache_dir=cache_dir, progress=progress),
+        ctc=spell(config, part.utterances, symbols),
     )
     # The members map the features from the file; a second copy here would cost memory to no end.
     del features
@@ -261,12 +224,12 @@ def _run(
             "experts": judge_experts(members, part.utterances, labels),
             "n_parameters": recognizer.n_parameters,
             "seeds": list(config.seeds),
-            "commit": commit,
+            "commit": made_by,
             "started": started.isoformat(timespec="seconds"),
             "duration_s": round(stopwatch.seconds, 1),
             "plan": plan.to_dict(),
-            "machine": _machine(),
-            "packages": _packages(),
+            "machine": machine(),
+            "packages": packages(),
         },
     )
     if config.refit:
@@ -280,135 +243,8 @@ def _run(
     return report
 
 
-def read_experiment_corpus(
-    config: ExperimentConfig, *, corpora_dir: Path | None, progress: Progress
-) -> CorpusPart:
-    """Read the corpus (or two, for cross-corpus) of an experiment and select its classes.
-
-    Raises
-    ------
-    InputError
-        If a corpus is not found or incomplete, or no utterance is left.
-    """
-    if config.corpus.features is not None:
-        parts = [_read_authors(config, corpora_dir)]
-    else:
-        parts = [_read_one(config.corpus, corpora_dir, progress)]
-    if config.test_corpus is not None:
-        parts.append(_read_one(config.test_corpus, corpora_dir, progress))
-    utterances = []
-    for part in parts:
-        kept = []
-        for utterance in part.utterances:
-            label = map_label(
-                utterance.label,
-                mapping=config.labels.map,
-                keep=config.labels.keep,
-                multi=config.labels.multi,
-            )
-            if label is not None:
-                kept.append(replace(utterance, label=label))
-        # Random folds are defined by the class-major order, which merging classes disturbs.
-        utterances += sort_utterances(kept)
-    present = {c for u in utterances for c in classes_of(u.label, multi=config.labels.multi)}
-    missing = [label for label in config.labels.keep or () if label not in present]
-    if missing:
-        raise ConfigError(
-            f"labels.keep names {', '.join(missing)}, which the corpus does not have: it has "
-            f"{', '.join(sorted({u.label for p in parts for u in p.utterances if u.label}))}"
-        )
-    description = dict(parts[0].description)
-    if len(parts) == 2:
-        for key in ("name", "title", "licence", "citation", "check"):
-            description[key] = " | ".join(str(p.description[key]) for p in parts)
-        description["quirks"] = [quirk for p in parts for quirk in p.description["quirks"]]
-        description["complete"] = all(p.description["complete"] for p in parts)
-        description["synthetic"] = any(p.description["synthetic"] for p in parts)
-    description["n_utterances"] = len(utterances)
-    speakers = {(u.corpus, u.speaker) for u in utterances if u.speaker != "unknown"}
-    description["n_speakers"] = len(speakers)
-    return CorpusPart(utterances, description, parts[0].authors)
-
-
-def _read_authors(config: ExperimentConfig, corpora_dir: Path | None) -> CorpusPart:
-    corpus = config.corpus
-    path = _beside_corpora(str(corpus.features), corpora_dir)
-    key, _ = get_corpus(str(corpus.name))
-    root = None if corpus.root is None else _find_root(key, corpus, corpora_dir)
-    authors = read_author_corpus(config, path, root=root)
-    description = _describe(key, authors.summary, complete=authors.complete)
-    return CorpusPart(authors.utterances, description, authors)
-
-
-def _beside_corpora(name: str, corpora_dir: Path | None) -> Path:
-    """Find a file: as it is named or, where it is not there, below the folder of corpora."""
-    path = Path(name).expanduser()
-    if not path.is_absolute() and not path.exists() and corpora_dir is not None:
-        path = corpora_dir / path
-    return path
-
-
-def _read_one(config: CorpusConfig, corpora_dir: Path | None, progress: Progress) -> CorpusPart:
-    if config.manifest is not None:
-        path = _beside_corpora(config.manifest, corpora_dir)
-        utterances = import_manifest(path)
-        names = sorted({u.corpus for u in utterances})
-        known = names[0] if len(names) == 1 else ""
-        summary = f"manifest {path.name}: {len(utterances)} utterances of {', '.join(names)}"
-        return CorpusPart(utterances, _describe(known, summary, complete=True, fallback=path.stem))
-    assert config.name is not None  # load_experiment has seen to it
-    key, module = get_corpus(config.name)
-    root = _find_root(key, config, corpora_dir)
-    if key == "synthetic" and config.root is None:
-        progress.stage(f"synthetic corpus, spoken by {module.engine_name()}", 1)
-        module.generate(root, progress=lambda done, total: progress.advance(done // total))
-    utterances, check = load_corpus(
-        key, root, allow_incomplete=config.allow_incomplete, options=config.options
-    )
-    return CorpusPart(utterances, _describe(key, check.summary, complete=check.complete))
-
-
-def _describe(key: str, check: str, *, complete: bool, fallback: str = "") -> dict[str, Any]:
-    try:
-        key, module = get_corpus(key)
-    except CorpusError:
-        module = None
-    return {
-        "name": key or fallback,
-        "title": getattr(module, "TITLE", key or fallback),
-        "licence": getattr(module, "LICENSE", "not stated"),
-        "citation": getattr(module, "CITATION", ""),
-        "quirks": list(getattr(module, "QUIRKS", ())),
-        "check": check,
-        "complete": complete,
-        "synthetic": key == "synthetic",
-    }
-
-
-def _find_root(key: str, config: CorpusConfig, corpora_dir: Path | None) -> Path:
-    if config.root is not None:
-        root = Path(config.root).expanduser()
-        return root if root.is_absolute() or corpora_dir is None else corpora_dir / root
-    if key == "synthetic":
-        return default_cache_dir() / "synthetic"
-    if corpora_dir is None:
-        raise ConfigError(
-            f"corpus {key}: no folder given: pass --corpora DIR (a folder that holds '{key}'), set "
-            "SERKIT_CORPORA, or set corpus.root"
-        )
-    wanted = key.replace("_", "")
-    if corpora_dir.is_dir():
-        for folder in sorted(corpora_dir.iterdir()):
-            if folder.is_dir() and folder.name.replace("-", "").replace("_", "").lower() == wanted:
-                return folder
-    raise ConfigError(
-        f"corpus {key}: no folder '{key}' in {corpora_dir}: set corpus.root to its folder, or get "
-        f"the corpus from {get_corpus(key)[1].URL_HINT}"
-    )
-
-
 def _recognizer_config(
-    config: ExperimentConfig, labels: LabelSpace, part: CorpusPart
+    config: ExperimentConfig, labels: LabelSpace, part: CorpusPart, symbols: Symbols | None
 ) -> RecognizerConfig:
     name = part.description["name"].split(" | ")[0]
     try:
@@ -426,91 +262,9 @@ def _recognizer_config(
         normalise=config.normalise,
         channel=channel,
         multi_label=config.labels.multi,
+        text=config.text,
+        symbols=symbols.symbols if symbols else (),
     )
-
-
-def _extract(
-    recognizer: Recognizer,
-    utterances: Sequence[Utterance],
-    *,
-    cache_dir: Path | None,
-    progress: Progress,
-) -> list[ExtractedFeatures]:
-    """Extract features as they are trained on and, where that differs, as they are judged."""
-    view = recognizer.view
-    differ = isinstance(view, SegmentsView) and view.train_hop != view.test_hop
-    extracted = []
-    for training in (True, False) if differ else (True,):
-        extractor = Extractor(
-            function=partial(_features, recognizer, training),
-            sample_rate=recognizer.sample_rate,
-            channel=recognizer.config.channel,
-            settings={
-                "view": dict(recognizer.config.view),
-                "front_end": recognizer.front_end_settings(),
-            }
-            | ({"training": training} if differ else {}),
-        )
-        progress.stage("features" if training else "features of test segments", len(utterances))
-        features = extract_features(
-            utterances,
-            extractor,
-            cache_dir=cache_dir,
-            progress=lambda done, _: progress.advance(done),
-        )
-        pieces = f" in {len(features.n_frames)} segments" if differ else ""
-        progress.say(
-            f"features of {len(utterances)} utterances{pieces}, {features.n_cached} of them from "
-            "the cache"
-        )
-        extracted.append(features)
-    return extracted
-
-
-def _features(
-    recognizer: Recognizer, training: bool, waveforms: Tensor, n_samples: Tensor
-) -> tuple[Tensor, Tensor]:
-    features, n_frames, _ = recognizer.extract(waveforms, n_samples, training=training)
-    return features, n_frames
-
-
-def _leave_out(
-    part: CorpusPart,
-    features: list[ExtractedFeatures],
-    recognizer: Recognizer,
-    progress: Progress,
-) -> tuple[CorpusPart, list[ExtractedFeatures], dict[str, Any]]:
-    """Leave out utterances that the view drops, and say how many they are.
-
-    Raises
-    ------
-    InputError
-        If none is left.
-    """
-    n = len(part.utterances)
-    wanted = np.bincount(features[-1].owners, minlength=n) > 0
-    n_judged = int(wanted.sum())
-    coverage: dict[str, Any] = {"n_utterances": n, "n_judged": n_judged}
-    if n_judged == n:
-        return part, features, coverage
-    assert isinstance(recognizer.view, SegmentsView)  # no other view drops
-    seconds = recognizer.view.n_samples / recognizer.sample_rate
-    coverage["reason"] = f"shorter than a segment of {seconds:g} s"
-    if not n_judged:
-        raise InputError(
-            f"all {n} utterances are {coverage['reason']}: set view.short = 'zeros' or 'repeat'"
-        )
-    progress.say(f"{n - n_judged} of {n} utterances are left out: {coverage['reason']}")
-    kept = [u for u, want in zip(part.utterances, wanted, strict=True) if want]
-    return replace(part, utterances=kept), [f.keep(wanted) for f in features], coverage
-
-
-def _emotion(
-    utterances: Sequence[Utterance], labels: LabelSpace, *, multi: bool
-) -> NDArray[np.int64] | NDArray[np.float32]:
-    """Class indices (n,) or, where several classes may hold, marks (n, n_classes)."""
-    names = [str(u.label) for u in utterances]
-    return targets(names, labels) if multi else np.array([labels.index(name) for name in names])
 
 
 def _folds(config: ExperimentConfig, part: CorpusPart) -> tuple[list[Fold], frozenset[str]]:
@@ -687,42 +441,3 @@ def _fingerprint(utterances: Sequence[Utterance], hashes: dict[str, str]) -> str
     """Identify the data by content: ids, sound, labels, speakers; not by where they lie."""
     rows = sorted((u.id, hashes[u.id], str(u.label), u.speaker) for u in utterances)
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16]
-
-
-def _commit() -> str | None:
-    """Commit of the serkit that runs, where it runs from a checkout."""
-    here = Path(__file__).resolve().parent
-    git = shutil.which("git")
-    if git is None:
-        return None
-    shown = subprocess.run(
-        [git, "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12", "--match="],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return shown.stdout.strip() or None if shown.returncode == 0 else None
-
-
-def _machine() -> dict[str, Any]:
-    machine: dict[str, Any] = {
-        "system": f"{platform.system()} {platform.machine()}",
-        "python": platform.python_version(),
-        "cores": os.cpu_count(),
-    }
-    if torch.cuda.is_available():
-        machine["gpu"] = torch.cuda.get_device_name()
-    return machine
-
-
-def _packages() -> dict[str, str]:
-    names = (
-        "torch",
-        "numpy",
-        "soundfile",
-        "soxr",
-        "scikit-learn",
-        "lightning-fabric",
-        "safetensors",
-    )
-    return {name: metadata.version(name) for name in names}

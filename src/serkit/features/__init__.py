@@ -10,17 +10,19 @@ from dataclasses import asdict
 from typing import Any
 
 from serkit.features.mfcc import MFCC_PRESETS, Mfcc, MfccConfig
+from serkit.features.speech_encoder import SpeechEncoder, SpeechEncoderConfig
 from serkit.features.tf_mfcc import TF_MFCC_PRESETS, TfMfcc, TfMfccConfig
 from serkit.settings import checked
 from serkit.types import InputError
 
 __all__ = ["FRONT_ENDS", "FrontEnd", "build_front_end", "front_end_to_dict"]
 
-FrontEnd = Mfcc | TfMfcc
+FrontEnd = Mfcc | SpeechEncoder | TfMfcc
 
 # name -> (module, config class, presets)
 FRONT_ENDS: dict[str, tuple[type[FrontEnd], type[Any], dict[str, Any]]] = {
     "mfcc": (Mfcc, MfccConfig, MFCC_PRESETS),
+    "speech_encoder": (SpeechEncoder, SpeechEncoderConfig, {}),
     "tf_mfcc": (TfMfcc, TfMfccConfig, TF_MFCC_PRESETS),
 }
 

@@ -1,8 +1,8 @@
 """One file per published system, named in one explicit dict.
 
-A model maps features and their lengths to a dict of named outputs: ``emotion`` (logits) always,
-``embedding`` (the vector before the classifier) where it has one. Adding a model is one file here,
-one line below; ``tests/models/test_contract.py`` does the rest.
+A model maps features and their lengths, and text where it reads any, to a dict of named outputs:
+``emotion`` (logits) always, ``embedding`` (the vector before the classifier) where it has one.
+Adding a model is one file here, one line below; ``tests/models/test_contract.py`` does the rest.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from serkit.models.expert_fusion import ExpertFusionConfig, FusionNet
 from serkit.models.light_sernet import LightSernet, LightSernetConfig
 from serkit.models.light_sernet_port import LightSernetPort, LightSernetPortConfig
 from serkit.models.macnn import Macnn, MacnnConfig
+from serkit.models.mmer import Mmer, MmerConfig
+from serkit.models.pooled import Pooled, PooledConfig
 from serkit.models.timnet import TimNet, TimNetConfig
 from serkit.settings import checked
 from serkit.types import InputError
@@ -27,6 +29,8 @@ MODELS: dict[str, tuple[type[nn.Module], type[Any]]] = {
     "light_sernet": (LightSernet, LightSernetConfig),
     "light_sernet_port": (LightSernetPort, LightSernetPortConfig),
     "macnn": (Macnn, MacnnConfig),
+    "mmer": (Mmer, MmerConfig),
+    "pooled": (Pooled, PooledConfig),
     "timnet": (TimNet, TimNetConfig),
 }
 

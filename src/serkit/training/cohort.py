@@ -14,7 +14,6 @@ from dataclasses import dataclass
 
 import torch
 
-from serkit.training.config import TrainingConfig
 from serkit.training.member import Member, Tell, train_member
 from serkit.training.memory import format_size, free_memory, usage
 from serkit.training.plan import Plan, Shared, plan_members, plan_one_by_one
@@ -96,7 +95,7 @@ def train_cohort(
     for member in members:
         if member.finished:
             on_event(member.name, {"finished": True})
-    if waiting and resources.cohort and _engine(waiting[0].training) == "stacked":
+    if waiting and resources.cohort and _engine(waiting[0]) == "stacked":
         return _stacked(members, waiting, resources, on_event=on_event, say=say)
     n_jobs = resources.n_jobs or default_jobs()
     # One member at a time needs no plan, unless there is a limit to keep.
@@ -111,11 +110,12 @@ def train_cohort(
     return plan
 
 
-def _engine(config: TrainingConfig) -> str:
+def _engine(member: Member) -> str:
+    config = member.training
     if config.cohort != "auto":
         return config.cohort
     on_gpu = config.accelerator in ("auto", "cuda") and torch.cuda.is_available()
-    return "stacked" if on_gpu and stackable(config) else "processes"
+    return "stacked" if on_gpu and stackable(config, member.objective) else "processes"
 
 
 def _in_processes(
@@ -152,7 +152,7 @@ def _stacked(
     say: Callable[[str], None],
 ) -> Plan:
     config = waiting[0].training
-    refuse_unstackable(config)
+    refuse_unstackable(config, waiting[0].objective)
     begun = unfinished_wave(members)
     names = {member.name for member in begun}
     rest = [member for member in waiting if member.name not in names]

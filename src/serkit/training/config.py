@@ -42,6 +42,12 @@ class TrainingConfig(BaseModel):
     epochs: int = Field(default=100, ge=1)
     batch_size: int = Field(default=64, ge=1)
     learning_rate: float = Field(default=1e-3, gt=0)
+    encoder_learning_rate: float | None = Field(
+        default=None, gt=0, description="of trained encoders' last layer; default: learning_rate"
+    )
+    layer_decay: float = Field(
+        default=1.0, gt=0, le=1, description="rate of an encoder's layer to that of the one above"
+    )
     schedule: Schedule = Schedule()
     warmup_epochs: int = Field(
         default=0, ge=0, description="epochs in which the rate rises linearly to the full one"

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from serkit.features.cache import ExtractedFeatures
+from serkit.features.text_cache import ExtractedText
 
 __all__ = ["Data", "Examples", "Ragged", "derive_seed", "epoch_order", "read_data", "write_data"]
 
@@ -195,6 +196,8 @@ def write_data(
     training: ExtractedFeatures,
     evaluation: ExtractedFeatures | None = None,
     emotion: NDArray[np.int64] | NDArray[np.float32],
+    text: ExtractedText | None = None,
+    ctc: NDArray[np.int64] | None = None,
 ) -> Path:
     """Write examples where every member can map them from; see :func:`read_data`.
 
@@ -205,8 +208,16 @@ def write_data(
     evaluation
         The same as they are judged; ``None``: they are judged as they are trained on.
     emotion : (n_utterances,) or, where several classes may hold, (n_utterances, n_classes)
+    text
+        What is said, for models that read it; then every utterance is one piece.
+    ctc : (n_utterances, n_symbols), what is to be spelled, -100 as padding
     """
     folder.mkdir(parents=True, exist_ok=True)
+    if text is not None:
+        np.save(folder / "text.npy", text.text)
+        np.save(folder / "n_tokens.npy", text.n_tokens)
+    if ctc is not None:
+        np.save(folder / "ctc.npy", ctc)
     for use, extracted in (("training", training), ("evaluation", evaluation)):
         if extracted is None:
             continue
@@ -222,24 +233,40 @@ def write_data(
 def read_data(folder: Path) -> Data:
     """Map the examples that :func:`write_data` left, shared between processes."""
     ids = tuple(json.loads((folder / "ids.json").read_text(encoding="utf-8")))
-    training = _map_examples(folder / "training", ids)
+    shared: dict[str, Tensor | Ragged] = {}
+    if (folder / "text.npy").exists():
+        n_tokens = _map(folder / "n_tokens.npy")
+        shared |= {"text": _rows(_map(folder / "text.npy"), n_tokens), "n_tokens": n_tokens}
+    if (folder / "ctc.npy").exists():
+        shared["ctc"] = _map(folder / "ctc.npy")
+    training = _map_examples(folder / "training", ids, shared)
     if not (folder / "evaluation").exists():
         return Data(training, training)
-    return Data(training, _map_examples(folder / "evaluation", ids))
+    return Data(training, _map_examples(folder / "evaluation", ids, shared))
 
 
-def _map_examples(folder: Path, ids: tuple[str, ...]) -> Examples:
-    mapped = {
-        # 'c': mapped from the file and never written back.
-        name: torch.from_numpy(np.load(folder / f"{name}.npy", mmap_mode="c"))
-        for name in ("features", "n_frames", "emotion")
+def _map_examples(
+    folder: Path, ids: tuple[str, ...], shared: Mapping[str, Tensor | Ragged]
+) -> Examples:
+    n_frames = _map(folder / "n_frames.npy")
+    tensors = {
+        "features": _rows(_map(folder / "features.npy"), n_frames),
+        "n_frames": n_frames,
+        "emotion": _map(folder / "emotion.npy"),
+        **shared,
     }
-    tensors: dict[str, Tensor | Ragged] = dict(mapped)
-    values, lengths = mapped["features"], mapped["n_frames"]
-    if len(lengths) and bool((lengths == lengths[0]).all()):
-        tensors["features"] = values.view(len(lengths), -1, values.shape[-1])
-    else:
-        tensors["features"] = Ragged(values, lengths)
     owners = torch.from_numpy(np.load(folder / "owners.npy"))
     one_each = torch.equal(owners, torch.arange(len(ids)))
     return Examples(ids, tensors, owners=None if one_each else owners)
+
+
+def _map(path: Path) -> Tensor:
+    # 'c': mapped from the file and never written back.
+    return torch.from_numpy(np.load(path, mmap_mode="c"))
+
+
+def _rows(values: Tensor, lengths: Tensor) -> Tensor | Ragged:
+    """Tell rows apart: as one tensor where all have one length."""
+    if len(lengths) and bool((lengths == lengths[0]).all()):
+        return values.view(len(lengths), -1, values.shape[-1])
+    return Ragged(values, lengths)

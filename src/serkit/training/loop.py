@@ -37,7 +37,12 @@ from serkit.training.objectives import (
     total_loss,
     with_penalties,
 )
-from serkit.training.optimise import build_optimizer, learning_rate, rate_of_row
+from serkit.training.optimise import (
+    build_optimizer,
+    rate_groups,
+    rate_of_row,
+    set_learning_rate,
+)
 from serkit.training.record import (
     LOG_FILE,
     EpochLog,
@@ -110,7 +115,7 @@ def fit(
     fabric = Fabric(accelerator=config.accelerator, devices=1, precision=config.precision)
     fabric.launch()
     folder.mkdir(parents=True, exist_ok=True)
-    optimizer = build_optimizer(recognizer.parameters(), config)
+    optimizer = build_optimizer(rate_groups(recognizer, config), config)
     wrapped, fabric_optimizer = fabric.setup(recognizer, optimizer)
     penalised = penalised_parameters(recognizer, config.penalties)
     parameters = dict(recognizer.named_parameters())
@@ -132,8 +137,7 @@ def fit(
             if keeper.exhausted(len(history)):
                 break
             started = time.perf_counter()
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(config, epoch)
+            set_learning_rate(optimizer, config, epoch=epoch)
             train_loss = _train_epoch(
                 wrapped, loss_of, fabric_optimizer, fabric, train, config, seed=seed, epoch=epoch
             )

@@ -5,6 +5,9 @@ a list as well; they look at parameters instead of outputs.
 
 Class weights need each class's share of the training part, n_c / N, which :func:`class_shares`
 counts once per training. They weigh the training loss alone; a dev part is judged without.
+
+Transcripts are learnt by :mod:`.ctc`, and utterances compared by :mod:`.contrastive`. The latter
+see one batch at a time: with accumulated gradients, negatives still come from one batch each.
 """
 
 from __future__ import annotations
@@ -20,11 +23,19 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
 from serkit.recognizer import Recognizer
+from serkit.training.contrastive import (
+    info_nce,
+    published_pairs,
+    published_supervised,
+    supervised_contrastive,
+)
+from serkit.training.ctc import ctc_loss
 from serkit.training.data import Examples
 from serkit.types import InputError
 
 __all__ = [
     "LOSSES",
+    "UNSTACKABLE",
     "Penalised",
     "Penalty",
     "Term",
@@ -40,7 +51,15 @@ _OPTIONS = {
     "gamma": ("focal",),
     "reduction": ("bce",),
     "class_weights": ("cross_entropy", "focal", "bce"),
+    "ctc_reduction": ("ctc",),
+    "zero_infinity": ("ctc",),
+    "temperature": ("supcon", "scl_published", "info_nce", "acl_published"),
+    "against": ("info_nce", "acl_published"),
+    "symmetric": ("info_nce",),
 }
+
+UNSTACKABLE = ("ctc",)
+"""Losses that torch cannot map over the members of a stack."""
 
 
 class Term(BaseModel):
@@ -48,6 +67,14 @@ class Term(BaseModel):
 
     Losses take class indices (batch,); ``mse`` and ``l1`` take numbers of the output's shape, and
     ``bce`` takes either indices or a 0 or 1 for each class, (batch, n_classes).
+
+    ``ctc`` takes logits (batch, n_frames, n_symbols) whose symbol 0 is the blank, the valid frames
+    (batch,) from the output ``n_<output>``, and symbols (batch, n) padded with -100.
+
+    The contrastive losses take vectors (batch, d): ``supcon`` and ``scl_published`` draw those of
+    one class together; ``info_nce`` and ``acl_published`` draw an utterance to its other view, the
+    output ``against``, whatever the target. Utterances without one are False in the batch's
+    ``has_view`` and left out of both.
 
     With ``class_weights``, an example of class c counts ``w_c`` times in a mean over the batch. In
     ``bce`` every class is a question of its own, and its yes and its no have a weight each; the
@@ -66,7 +93,18 @@ class Term(BaseModel):
 
     output: str = Field(default="emotion", description="name of the model's output")
     target: str = Field(default="emotion", description="name of the batch's target")
-    loss: Literal["cross_entropy", "focal", "bce", "mse", "l1"] = Field(default="cross_entropy")
+    loss: Literal[
+        "cross_entropy",
+        "focal",
+        "bce",
+        "mse",
+        "l1",
+        "ctc",
+        "supcon",
+        "scl_published",
+        "info_nce",
+        "acl_published",
+    ] = Field(default="cross_entropy")
     weight: float = Field(default=1.0, description="factor of this term")
     label_smoothing: float = Field(
         default=0.0, ge=0.0, lt=1.0, description="cross_entropy only: y (1 - e) + e / n_classes"
@@ -80,6 +118,24 @@ class Term(BaseModel):
     )
     class_weights: Literal["none", "balanced", "one_minus_share", "rarest_share"] = Field(
         default="none", description="by the classes' shares of the training part"
+    )
+    ctc_reduction: Literal["sum", "mean"] = Field(
+        default="mean",
+        description="ctc only: sum over the batch, or mean over it of each utterance's loss per "
+        "symbol",
+    )
+    zero_infinity: bool = Field(
+        default=True,
+        description="ctc only: skip utterances without symbols or too short for theirs",
+    )
+    temperature: float = Field(
+        default=0.07, gt=0.0, description="contrastive losses only: what scores are divided by"
+    )
+    against: str | None = Field(
+        default=None, description="info_nce and acl_published only: output with the other view"
+    )
+    symmetric: bool = Field(
+        default=False, description="info_nce only: mean of both directions between the views"
     )
 
     @model_validator(mode="after")
@@ -95,6 +151,10 @@ class Term(BaseModel):
             raise ValueError(
                 f"class_weights are those of the target emotion, and this target is {self.target}: "
                 "leave class_weights out"
+            )
+        if self.against is None and self.loss in _OPTIONS["against"]:
+            raise ValueError(
+                f"{self.loss} compares two views: name the output with the other one as against"
             )
         return self
 
@@ -113,6 +173,46 @@ class Penalty(BaseModel):
         "each expert's own where experts lie side by side",
     )
     weight: float = Field(gt=0, description="factor of this penalty")
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """What a loss may use besides its output and target.
+
+    ``shares`` is ``None`` where the term is not weighted by class.
+    """
+
+    outputs: Mapping[str, Tensor]
+    batch: Mapping[str, Tensor]
+    shares: Tensor | None
+
+    def output(self, name: str) -> Tensor:
+        """Find an output of the model.
+
+        Raises
+        ------
+        InputError
+            If the model does not give it.
+        """
+        if name not in self.outputs:
+            raise InputError(
+                f"objective wants the output '{name}', the model gives {sorted(self.outputs)}"
+            )
+        return self.outputs[name]
+
+    def target(self, name: str) -> Tensor:
+        """Find a target of the batch.
+
+        Raises
+        ------
+        InputError
+            If the batch does not hold it.
+        """
+        if name not in self.batch:
+            raise InputError(
+                f"objective wants the target '{name}', the batch holds {sorted(self.batch)}"
+            )
+        return self.batch[name]
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,21 +247,15 @@ def total_loss(
     ------
     InputError
         If a term names an output the model does not give or a target the batch does not hold, or
-        the target has another shape than its loss takes.
+        the target is not of the kind that its loss takes.
     """
     parts: dict[str, Tensor] = {}
     summands = []
     for term in terms:
-        if term.output not in outputs:
-            raise InputError(
-                f"objective wants the output '{term.output}', the model gives {sorted(outputs)}"
-            )
-        if term.target not in batch:
-            raise InputError(
-                f"objective wants the target '{term.target}', the batch holds {sorted(batch)}"
-            )
-        weighing = shares if term.class_weights != "none" else None
-        value = LOSSES[term.loss](outputs[term.output], batch[term.target], term, weighing)
+        beside = Beside(outputs, batch, shares if term.class_weights != "none" else None)
+        value = LOSSES[term.loss](
+            beside.output(term.output), beside.target(term.target), term, beside
+        )
         parts[f"{term.output}/{term.loss}"] = value.detach()
         summands.append(term.weight * value)
     return sum(summands[1:], start=summands[0]), parts
@@ -227,24 +321,26 @@ def with_penalties(
     return loss
 
 
-def _cross_entropy(output: Tensor, target: Tensor, term: Term, shares: Tensor | None) -> Tensor:
+def _cross_entropy(output: Tensor, target: Tensor, term: Term, beside: Beside) -> Tensor:
     _require_indices(target, term)
-    if shares is None:
+    if beside.shares is None:
         return F.cross_entropy(output, target, label_smoothing=term.label_smoothing)
     losses = F.cross_entropy(output, target, label_smoothing=term.label_smoothing, reduction="none")
-    return _weighted_mean(losses, target, term, shares)
+    return _weighted_mean(losses, target, term, beside.shares)
 
 
-def _focal(output: Tensor, target: Tensor, term: Term, shares: Tensor | None) -> Tensor:
+def _focal(output: Tensor, target: Tensor, term: Term, beside: Beside) -> Tensor:
     _require_indices(target, term)
     losses = F.cross_entropy(output, target, reduction="none")
     missing = -torch.expm1(-losses)  # 1 - p of the true class
     # The floor keeps the gradient finite for gamma < 1 where the network is certain.
     losses = missing.clamp_min(torch.finfo(missing.dtype).tiny) ** term.gamma * losses
-    return losses.mean() if shares is None else _weighted_mean(losses, target, term, shares)
+    if beside.shares is None:
+        return losses.mean()
+    return _weighted_mean(losses, target, term, beside.shares)
 
 
-def _bce(output: Tensor, target: Tensor, term: Term, shares: Tensor | None) -> Tensor:
+def _bce(output: Tensor, target: Tensor, term: Term, beside: Beside) -> Tensor:
     n_classes = output.shape[-1]
     if target.shape not in (output.shape, output.shape[:-1]):
         raise InputError(
@@ -253,28 +349,78 @@ def _bce(output: Tensor, target: Tensor, term: Term, shares: Tensor | None) -> T
         )
     truth = _as_questions(target, n_classes, output.dtype)
     weights = None
-    if shares is not None:
-        yes, no = _answer_weights(term, shares.to(output.dtype))
+    if beside.shares is not None:
+        yes, no = _answer_weights(term, beside.shares.to(output.dtype))
         weights = truth * yes + (1 - truth) * no
     losses = F.binary_cross_entropy_with_logits(output, truth, weights, reduction="none").mean(0)
     return losses.sum() if term.reduction == "sum" else losses.mean()
 
 
-def _mse(output: Tensor, target: Tensor, _term: Term, _shares: Tensor | None) -> Tensor:
+def _mse(output: Tensor, target: Tensor, _term: Term, _beside: Beside) -> Tensor:
     return F.mse_loss(output, target)
 
 
-def _l1(output: Tensor, target: Tensor, _term: Term, _shares: Tensor | None) -> Tensor:
+def _l1(output: Tensor, target: Tensor, _term: Term, _beside: Beside) -> Tensor:
     return F.l1_loss(output, target)
 
 
-LOSSES: dict[str, Callable[[Tensor, Tensor, Term, Tensor | None], Tensor]] = {
+def _ctc(output: Tensor, target: Tensor, term: Term, beside: Beside) -> Tensor:
+    return ctc_loss(
+        output,
+        beside.output(f"n_{term.output}"),
+        target,
+        reduction=term.ctc_reduction,
+        zero_infinity=term.zero_infinity,
+    )
+
+
+def _supcon(output: Tensor, target: Tensor, term: Term, _beside: Beside) -> Tensor:
+    _require_indices(target, term)
+    return supervised_contrastive(output, target, temperature=term.temperature)
+
+
+def _scl_published(output: Tensor, target: Tensor, term: Term, _beside: Beside) -> Tensor:
+    _require_indices(target, term)
+    return published_supervised(output, target, temperature=term.temperature)
+
+
+def _info_nce(output: Tensor, _target: Tensor, term: Term, beside: Beside) -> Tensor:
+    return info_nce(
+        output,
+        beside.output(str(term.against)),
+        present=_has_view(output, beside),
+        temperature=term.temperature,
+        symmetric=term.symmetric,
+    )
+
+
+def _acl_published(output: Tensor, _target: Tensor, term: Term, beside: Beside) -> Tensor:
+    return published_pairs(
+        output,
+        beside.output(str(term.against)),
+        present=_has_view(output, beside),
+        temperature=term.temperature,
+    )
+
+
+LOSSES: dict[str, Callable[[Tensor, Tensor, Term, Beside], Tensor]] = {
     "cross_entropy": _cross_entropy,
     "focal": _focal,
     "bce": _bce,
     "mse": _mse,
     "l1": _l1,
+    "ctc": _ctc,
+    "supcon": _supcon,
+    "scl_published": _scl_published,
+    "info_nce": _info_nce,
+    "acl_published": _acl_published,
 }
+
+
+def _has_view(output: Tensor, beside: Beside) -> Tensor:
+    """Tell which utterances have another view, (batch,), bool; all where the batch is silent."""
+    everyone = torch.ones(len(output), dtype=torch.bool, device=output.device)
+    return beside.batch.get("has_view", everyone)
 
 
 def _require_indices(target: Tensor, term: Term) -> None:

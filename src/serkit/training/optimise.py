@@ -6,22 +6,37 @@ the rate of one that was not.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import nn
 
+from serkit.recognizer import Recognizer
 from serkit.training.config import TrainingConfig
 
-__all__ = ["OPTIMIZERS", "build_optimizer", "learning_rate", "rate_of_row"]
+__all__ = [
+    "OPTIMIZERS",
+    "build_optimizer",
+    "learning_rate",
+    "rate_groups",
+    "rate_of_row",
+    "set_learning_rate",
+]
 
 OPTIMIZERS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
 
 
 def build_optimizer(
-    parameters: Iterable[nn.Parameter], config: TrainingConfig
+    parameters: Iterable[nn.Parameter] | Sequence[dict[str, Any]], config: TrainingConfig
 ) -> torch.optim.Optimizer:
-    """Build the optimiser of one member; :class:`.stacked_adam.StackedAdam` is that of a stack."""
+    """Build the optimiser of one member; :class:`.stacked_adam.StackedAdam` is that of a stack.
+
+    Parameters
+    ----------
+    parameters
+        Parameters, or groups of them as :func:`rate_groups` gives them.
+    """
     optimizer: torch.optim.Optimizer = OPTIMIZERS[config.optimizer](
         parameters,
         lr=config.learning_rate,
@@ -30,6 +45,33 @@ def build_optimizer(
         weight_decay=config.weight_decay,
     )
     return optimizer
+
+
+def rate_groups(recognizer: Recognizer, config: TrainingConfig) -> list[dict[str, Any]]:
+    """Group a recognizer's trained parameters by their factor of the learning rate.
+
+    Pre-trained encoders have ``encoder_learning_rate`` in their last layer and ``layer_decay``
+    times the rate of the layer above in each below; all else has the factor 1.
+    """
+    base = (config.encoder_learning_rate or config.learning_rate) / config.learning_rate
+    groups: list[dict[str, Any]] = []
+    for encoder in recognizer.trained_encoders():
+        named = dict(encoder.named_parameters())
+        groups += [
+            {"params": [named[name] for name in names], "factor": base * factor}
+            for names, factor in encoder.parameter_groups(decay=config.layer_decay)
+        ]
+    grouped = {id(p) for group in groups for p in group["params"]}
+    others = [p for p in recognizer.parameters() if p.requires_grad and id(p) not in grouped]
+    return [{"params": others, "factor": 1.0}, *groups]
+
+
+def set_learning_rate(
+    optimizer: torch.optim.Optimizer, config: TrainingConfig, *, epoch: int
+) -> None:
+    """Give every group of :func:`rate_groups` its rate of an epoch."""
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate(config, epoch) * group["factor"]
 
 
 def learning_rate(config: TrainingConfig, epoch: int) -> float:

@@ -30,7 +30,7 @@ from serkit.training.checkpoint import load_state, save_state
 from serkit.training.config import TrainingConfig
 from serkit.training.data import Data, Examples, derive_seed, epoch_order, read_data
 from serkit.training.member import Member, Tell, finish_member, initial_recognizer
-from serkit.training.objectives import class_shares
+from serkit.training.objectives import UNSTACKABLE, Term, class_shares
 from serkit.training.optimise import rate_of_row
 from serkit.training.record import (
     EpochLog,
@@ -65,19 +65,26 @@ def stack_device(config: TrainingConfig) -> torch.device:
     return torch.device(config.accelerator)
 
 
-def stackable(config: TrainingConfig) -> bool:
-    """Tell whether a stack can train with these settings."""
-    return config.accumulate == 1 and config.precision == "32-true"
+def stackable(config: TrainingConfig, objective: Sequence[Term] = ()) -> bool:
+    """Tell whether a stack can train with these settings and terms."""
+    settings_fit = config.accumulate == 1 and config.precision == "32-true"
+    return settings_fit and not any(term.loss in UNSTACKABLE for term in objective)
 
 
-def refuse_unstackable(config: TrainingConfig) -> None:
-    """Refuse settings that a stack cannot train with.
+def refuse_unstackable(config: TrainingConfig, objective: Sequence[Term] = ()) -> None:
+    """Refuse settings and terms that a stack cannot train with.
 
     Raises
     ------
     InputError
         If there are any.
     """
+    for term in objective:
+        if term.loss in UNSTACKABLE:
+            raise InputError(
+                f"training.cohort = 'stacked' cannot train the loss '{term.loss}': set "
+                "training.cohort = 'processes'"
+            )
     if not stackable(config):
         raise InputError(
             f"training.cohort = 'stacked' trains with accumulate = 1 and precision = '32-true', "

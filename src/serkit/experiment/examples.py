@@ -1,0 +1,198 @@
+"""Utterances to examples: features, tokens, symbols and marks, as members are trained on them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from serkit.experiment.config import ConfigError, ExperimentConfig
+from serkit.experiment.progress import Progress
+from serkit.experiment.reading import CorpusPart
+from serkit.features.cache import ExtractedFeatures, Extractor, extract_features
+from serkit.features.text_cache import ExtractedText, extract_texts
+from serkit.features.views import SegmentsView, View, view_from_dict
+from serkit.labels import LabelSpace, targets
+from serkit.recognizer import Recognizer
+from serkit.transcripts import WAV2VEC2, Symbols, ctc_clean
+from serkit.types import InputError, Utterance
+
+__all__ = [
+    "encode_texts",
+    "extract_sound",
+    "find_symbols",
+    "leave_out_short",
+    "mark_emotions",
+    "spell",
+]
+
+
+def extract_sound(
+    recognizer: Recognizer,
+    utterances: Sequence[Utterance],
+    *,
+    cache_dir: Path | None,
+    progress: Progress,
+) -> list[ExtractedFeatures]:
+    """Extract features as they are trained on and, where that differs, as they are judged."""
+    view = recognizer.view
+    differ = isinstance(view, SegmentsView) and view.train_hop != view.test_hop
+    extracted = []
+    for training in (True, False) if differ else (True,):
+        extractor = Extractor(
+            function=partial(_features, recognizer, training),
+            sample_rate=recognizer.sample_rate,
+            channel=recognizer.config.channel,
+            settings=_settings(recognizer) | ({"training": training} if differ else {}),
+        )
+        what = "sound" if recognizer.front_end_learns else "features"
+        progress.stage(what if training else f"{what} of test segments", len(utterances))
+        features = extract_features(
+            utterances,
+            extractor,
+            cache_dir=cache_dir,
+            progress=lambda done, _: progress.advance(done),
+        )
+        pieces = f" in {len(features.n_frames)} segments" if differ else ""
+        progress.say(
+            f"{what} of {len(utterances)} utterances{pieces}, {features.n_cached} of them from "
+            "the cache"
+        )
+        extracted.append(features)
+    return extracted
+
+
+def _settings(recognizer: Recognizer) -> dict[str, object]:
+    """Say what the features depend on beside the sound."""
+    # A front end that is trained is not applied yet.
+    applied = None if recognizer.front_end_learns else _by_content(recognizer.front_end_settings())
+    return {"view": dict(recognizer.config.view), "front_end": applied}
+
+
+def _by_content(settings: dict[str, Any]) -> dict[str, Any]:
+    """Leave out where weights lie, where it is said what they are."""
+    if settings.get("weights_sha256") is None:
+        return settings
+    return {key: value for key, value in settings.items() if key not in ("model", "revision")}
+
+
+def _features(
+    recognizer: Recognizer, training: bool, waveforms: Tensor, n_samples: Tensor
+) -> tuple[Tensor, Tensor]:
+    features, n_frames, _ = recognizer.extract(waveforms, n_samples, training=training)
+    return features, n_frames
+
+
+def encode_texts(
+    recognizer: Recognizer,
+    utterances: Sequence[Utterance],
+    *,
+    cache_dir: Path | None,
+    progress: Progress,
+) -> ExtractedText | None:
+    """Encode what is said, for recognizers that read it.
+
+    Raises
+    ------
+    InputError
+        If utterances have no transcript, or are cut into segments.
+    """
+    if recognizer.text_encoder is None:
+        return None
+    _refuse_segments(recognizer.view, "text")
+    missing = [u.id for u in utterances if u.transcript is None]
+    if missing:
+        raise InputError(
+            f"{len(missing)} of {len(utterances)} utterances have no transcript, the first is "
+            f"{missing[0]}: give a manifest with the column transcript, or leave [text] out"
+        )
+    texts = [str(u.transcript) for u in utterances]
+    progress.stage("texts", len(set(texts)))
+    written = recognizer.text_settings()
+    settings = None if recognizer.text_learns or written is None else _by_content(written)
+    return extract_texts(
+        texts,
+        recognizer.extract_text,
+        settings=settings,
+        cache_dir=cache_dir,
+        progress=progress.advance,
+    )
+
+
+def find_symbols(config: ExperimentConfig, part: CorpusPart) -> Symbols | None:
+    """Find what a CTC layer is to spell in."""
+    if config.ctc is None:
+        return None
+    if config.ctc.symbols == "wav2vec2":
+        return WAV2VEC2
+    if config.ctc.symbols == "corpus":
+        return Symbols.of_texts(u.transcript for u in part.utterances)
+    return Symbols.read(config.ctc.symbols)
+
+
+def spell(
+    config: ExperimentConfig, utterances: Sequence[Utterance], symbols: Symbols | None
+) -> NDArray[np.int64] | None:
+    """Spell the transcripts, (n_utterances, longest of them), with -100 as padding."""
+    if config.ctc is None or symbols is None:
+        return None
+    _refuse_segments(view_from_dict(config.view), "ctc")
+    cleaned = (ctc_clean(u.transcript, style=config.ctc.style, symbols=symbols) for u in utterances)
+    rows = [symbols.encode(text) for text in cleaned]
+    spelled = np.full((len(rows), max(map(len, rows))), -100, dtype=np.int64)
+    for place, row in zip(spelled, rows, strict=True):
+        place[: len(row)] = row
+    return spelled
+
+
+def _refuse_segments(view: View, what: str) -> None:
+    if isinstance(view, SegmentsView):
+        raise ConfigError(
+            f"[{what}] is about whole utterances, and the view cuts them into segments: set "
+            "view.kind = 'whole' or 'fixed'"
+        )
+
+
+def leave_out_short(
+    part: CorpusPart,
+    features: list[ExtractedFeatures],
+    recognizer: Recognizer,
+    progress: Progress,
+) -> tuple[CorpusPart, list[ExtractedFeatures], dict[str, Any]]:
+    """Leave out utterances that the view drops, and say how many they are.
+
+    Raises
+    ------
+    InputError
+        If none is left.
+    """
+    n = len(part.utterances)
+    wanted = np.bincount(features[-1].owners, minlength=n) > 0
+    n_judged = int(wanted.sum())
+    coverage: dict[str, Any] = {"n_utterances": n, "n_judged": n_judged}
+    if n_judged == n:
+        return part, features, coverage
+    assert isinstance(recognizer.view, SegmentsView)  # no other view drops
+    seconds = recognizer.view.n_samples / recognizer.sample_rate
+    coverage["reason"] = f"shorter than a segment of {seconds:g} s"
+    if not n_judged:
+        raise InputError(
+            f"all {n} utterances are {coverage['reason']}: set view.short = 'zeros' or 'repeat'"
+        )
+    progress.say(f"{n - n_judged} of {n} utterances are left out: {coverage['reason']}")
+    kept = [u for u, want in zip(part.utterances, wanted, strict=True) if want]
+    return replace(part, utterances=kept), [f.keep(wanted) for f in features], coverage
+
+
+def mark_emotions(
+    utterances: Sequence[Utterance], labels: LabelSpace, *, multi: bool
+) -> NDArray[np.int64] | NDArray[np.float32]:
+    """Class indices (n,) or, where several classes may hold, marks (n, n_classes)."""
+    names = [str(u.label) for u in utterances]
+    return targets(names, labels) if multi else np.array([labels.index(name) for name in names])
