@@ -8,7 +8,6 @@ before training and said in sentences.
 
 from __future__ import annotations
 
-import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +17,7 @@ from typing import Any
 
 from serkit.audio import AudioError, AudioInfo, load_audio, probe, require_sound
 from serkit.corpora.manifest import CorpusCounts
+from serkit.machine import usable_cores
 from serkit.types import Utterance
 
 __all__ = ["AudioCheck", "CorpusCheck", "check_corpus", "count", "verify_audio"]
@@ -238,7 +238,7 @@ def verify_audio(
     check with the utterances in their order, ``duration_s`` filled where the file could be opened
     """
     paths = list(dict.fromkeys(utterance.path for utterance in utterances))
-    n_workers = workers or os.cpu_count() or 1
+    n_workers = workers or usable_cores()
 
     def open_file(path: Path) -> AudioInfo | str:
         try:

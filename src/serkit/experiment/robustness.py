@@ -51,6 +51,7 @@ from serkit.experiment.config import ExperimentConfig
 from serkit.experiment.progress import Progress, Quiet
 from serkit.experiment.reading import read_experiment_corpus
 from serkit.files import replacing, write_atomically
+from serkit.machine import usable_cores
 from serkit.noise import babble, hum, loop, mix, pink, speech_shaped, white
 from serkit.recognizer import (
     CONFIG_FILE,
@@ -61,7 +62,7 @@ from serkit.recognizer import (
 )
 from serkit.training.data import derive_seed
 from serkit.training.lock import FolderLock
-from serkit.training.workers import one_thread, usable_cores
+from serkit.training.workers import one_thread
 from serkit.types import InputError, Utterance
 
 __all__ = ["NOISES", "Condition", "NoiseMaker", "NoisePlan", "Robustness", "measure_robustness"]

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from serkit.audio import Channel, Waveform, file_sha256, load_audio, probe, waveform_sha256
 from serkit.files import write_atomically
+from serkit.machine import usable_cores
 from serkit.types import InputError, Utterance
 
 __all__ = ["ExtractedFeatures", "Extractor", "default_cache_dir", "extract_features"]
@@ -161,7 +162,7 @@ def extract_features(
     # One folder per settings, so that what one experiment left behind can be deleted alone.
     folder = (cache_dir or default_cache_dir()) / "features" / extractor.fingerprint()[:32]
     folder.mkdir(parents=True, exist_ok=True)
-    n_workers = n_workers or os.cpu_count() or 1
+    n_workers = n_workers or usable_cores()
     size = min(_GROUP, -(-len(utterances) // n_workers))
     groups = [utterances[i : i + size] for i in range(0, len(utterances), size)]
     problems: list[str] = []

@@ -2,6 +2,9 @@
 
 Files are decoded, resampled and recognised in threads, one file each; a file that cannot be used
 costs its own row and nothing else.
+
+For recognizers that read what is said, the words come from :func:`texts_of_files`, or from a
+:class:`Transcriber` that listens to the recording.
 """
 
 from __future__ import annotations
@@ -10,19 +13,28 @@ import csv
 import io
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 
-from serkit.audio import SOUND_SUFFIXES, find_sound_files
+from serkit.audio import SOUND_SUFFIXES, Waveform, find_sound_files, load_audio
+from serkit.machine import usable_cores
 from serkit.recognizer import Recognizer
 from serkit.types import InputError, Prediction
 
-__all__ = ["OutputFormat", "PredictionRow", "collect_files", "format_rows", "predict_files"]
+__all__ = [
+    "OutputFormat",
+    "PredictionRow",
+    "Transcriber",
+    "collect_files",
+    "format_rows",
+    "predict_files",
+    "texts_of_files",
+]
 
 OutputFormat = Literal["table", "csv", "json", "jsonl"]
 
@@ -34,6 +46,20 @@ class PredictionRow:
     file: str
     prediction: Prediction | None
     error: str = ""
+
+
+class Transcriber(Protocol):
+    """Hears what is said: any callable of this form, such as one around a speech recogniser."""
+
+    def __call__(self, waveform: Waveform, sample_rate: int) -> str:
+        """Write down what is said.
+
+        Parameters
+        ----------
+        waveform : (n_samples,), float32 in [-1, 1], at the file's own rate
+        sample_rate : Hz
+        """
+        ...
 
 
 def collect_files(paths: Sequence[Path | str]) -> list[Path]:
@@ -62,8 +88,58 @@ def collect_files(paths: Sequence[Path | str]) -> list[Path]:
     return files
 
 
+def texts_of_files(
+    files: Sequence[Path], *, text: str | None = None, table: Path | None = None
+) -> dict[Path, str] | None:
+    """Find what is said in files.
+
+    Parameters
+    ----------
+    text
+        What is said in the one file that there is.
+    table
+        CSV with the columns ``file`` and ``text``; relative names start at the working directory,
+        as those of ``files`` do. Rows of other files are left alone.
+
+    Returns
+    -------
+    texts : of the files of which they are known; ``None`` if neither ``text`` nor ``table`` is
+        given
+
+    Raises
+    ------
+    InputError
+        If both are given, there are several files for one text, or the table cannot be used or
+        names none of the files.
+    """
+    if text is not None and table is not None:
+        raise InputError("got --text and --texts: give one of them")
+    if text is not None:
+        if len(files) != 1:
+            raise InputError(
+                f"--text says what one file holds, got {len(files)} files: give --texts, a CSV "
+                "with the columns file and text"
+            )
+        return {files[0]: text}
+    if table is None:
+        return None
+    written = _read_texts(table)
+    texts = {path: written[_place(path)] for path in files if _place(path) in written}
+    if not texts:
+        raise InputError(
+            f"{table}: none of its {len(written)} rows names one of the {len(files)} files, the "
+            f"first of which is {files[0]}: name files as they are given to the command"
+        )
+    return texts
+
+
 def predict_files(
-    recognizer: Recognizer, files: Sequence[Path], *, n_workers: int | None = None
+    recognizer: Recognizer,
+    files: Sequence[Path],
+    *,
+    n_workers: int | None = None,
+    texts: Mapping[Path, str] | None = None,
+    transcribe: Transcriber | None = None,
 ) -> Iterator[PredictionRow]:
     """Recognise files, in order, as they are done.
 
@@ -71,10 +147,25 @@ def predict_files(
     ----------
     n_workers
         Files at a time; default: one per core.
+    texts
+        What is said in each file, for a recognizer that reads it; others leave it unread.
+    transcribe
+        Asked for what is said in files without a text, if the recognizer reads; called from
+        several threads. A row made this way has a note with what it heard.
     """
 
     def one(path: Path) -> PredictionRow:
         try:
+            text = None if texts is None else texts.get(path)
+            if recognizer.text_encoder is None or text is not None:
+                return PredictionRow(str(path), recognizer.predict_file(path, text=text))
+            if transcribe is not None:
+                return PredictionRow(str(path), _predict_heard(recognizer, path, transcribe))
+            if texts is not None:
+                raise InputError(
+                    f"{path}: this recognizer reads what is said as well, and no row of the texts "
+                    "names this file: add one, with an empty text if nothing is said"
+                )
             return PredictionRow(str(path), recognizer.predict_file(path))
         except InputError as error:
             return PredictionRow(str(path), None, str(error))
@@ -82,10 +173,50 @@ def predict_files(
     n_threads = torch.get_num_threads()
     torch.set_num_threads(1)  # the files are the parallelism
     try:
-        with ThreadPoolExecutor(n_workers or os.cpu_count() or 1) as pool:
+        with ThreadPoolExecutor(n_workers or usable_cores()) as pool:
             yield from pool.map(one, files)
     finally:
         torch.set_num_threads(n_threads)
+
+
+def _predict_heard(recognizer: Recognizer, path: Path, transcribe: Transcriber) -> Prediction:
+    waveform, sample_rate = load_audio(path, channel=recognizer.config.channel)
+    text = transcribe(waveform, sample_rate)
+    prediction = recognizer.predict(waveform, sample_rate, name=str(path), text=text)
+    return replace(prediction, notes=(*prediction.notes, f"heard: {text}"))
+
+
+def _read_texts(path: Path) -> dict[str, str]:
+    """Read a table of texts, by the place of each file."""
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            rows = list(reader)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path}: not a CSV file in UTF-8 ({error})") from None
+    columns = list(reader.fieldnames or ())
+    if not {"file", "text"} <= set(columns):
+        raise InputError(
+            f"{path}: has the columns {', '.join(columns) or '(none)'}, expected file and text"
+        )
+    texts: dict[str, str] = {}
+    for number, row in enumerate(rows, start=2):
+        if not row["file"] or row["text"] is None or None in row:
+            raise InputError(
+                f"{path}, row {number}: expected a file and its text, each in one cell: put a text "
+                "with commas in double quotes"
+            )
+        place = _place(row["file"])
+        if texts.setdefault(place, row["text"]) != row["text"]:
+            raise InputError(f"{path}, row {number}: another text for {row['file']}: keep one")
+    return texts
+
+
+def _place(name: Path | str) -> str:
+    """Spell the place of a file in one way."""
+    return os.path.abspath(os.path.expanduser(name))
 
 
 def format_rows(

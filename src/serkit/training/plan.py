@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from serkit.machine import usable_cores
 from serkit.training.member import Member
 from serkit.training.memory import Usage, format_size
 from serkit.training.probe import Probe
-from serkit.training.workers import usable_cores
 from serkit.types import InputError
 
 __all__ = ["Plan", "Shared", "plan_members", "plan_one_by_one"]

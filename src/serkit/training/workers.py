@@ -19,9 +19,10 @@ from typing import Any, TypeVar
 
 import torch
 
+from serkit.machine import usable_cores
 from serkit.types import InputError
 
-__all__ = ["Workers", "default_jobs", "one_thread", "usable_cores"]
+__all__ = ["Workers", "default_jobs", "one_thread"]
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -30,14 +31,6 @@ Hear = Callable[[str, dict[str, Any]], None]
 _END = ""  # name of the event that says a task has ended
 
 _events: Any = None  # the worker's end of the event queue, set once per process by _start_worker
-
-
-def usable_cores() -> int:
-    """Cores that this process may use."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # not on every system
-        return os.cpu_count() or 1
 
 
 def default_jobs() -> int:
