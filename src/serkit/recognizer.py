@@ -73,6 +73,12 @@ class RecognizerConfig:
     trained_on: Mapping[str, Any] = field(default_factory=dict)
 
 
+    @property
+    def holds_encoders(self) -> bool:
+        """Tell whether networks of others are part of it."""
+        return self.text is not None or self.front_end.get("name") == "speech_encoder"
+
+
 class Recognizer(nn.Module):
     """Sound in, scores out.
 
@@ -127,6 +133,14 @@ class Recognizer(nn.Module):
     def sample_rate(self) -> int:
         """Rate the front end was made for, in Hz."""
         return self.front_end.config.sample_rate
+
+    @property
+    def frame_rate(self) -> float:
+        """Frames per second, or samples where the front end is trained: what a batch holds."""
+        if self.front_end_learns:
+            return float(self.sample_rate)
+        seconds = 1000
+        return float(self.front_end.n_frames(torch.tensor([seconds * self.sample_rate]))) / seconds
 
     @property
     def n_parameters(self) -> int:
@@ -209,18 +223,29 @@ class Recognizer(nn.Module):
         ----------
         batch
             ``features`` and ``n_frames``, as :meth:`extract` gives them; where there is a text
-            encoder, ``text`` and ``n_tokens``, as :meth:`extract_text` gives them.
+            encoder, ``text`` and ``n_tokens``, as :meth:`extract_text` gives them. In training
+            there may be another view of each utterance under the same names after ``augmented_``.
 
         Returns
         -------
-        outputs : dict with ``emotion`` (batch, n_classes), logits, and what else the model gives
+        outputs : dict with ``emotion`` (batch, n_classes), logits, and what else the model gives;
+            ``contrast_augmented`` is that of the other view where there is one
         """
-        features, n_frames = batch["features"], batch["n_frames"]
+        outputs = self._outputs(batch, "")
+        views = self.training and "augmented_features" in batch
+        if views and "contrast_augmented" in outputs:
+            other = self._outputs(batch, "augmented_")
+            outputs["contrast_augmented"] = other["contrast_augmented"]
+        return outputs
+
+    def _outputs(self, batch: Batch, prefix: str) -> dict[str, Tensor]:
+        """Read one view of a batch."""
+        features, n_frames = batch[f"{prefix}features"], batch[f"{prefix}n_frames"]
         if self.front_end_learns:
             features, n_frames = self.front_end(features.squeeze(-1), n_frames)
         read: tuple[Tensor, ...] = ()
         if self.text_encoder is not None:
-            read = (batch["text"], batch["n_tokens"])
+            read = (batch[f"{prefix}text"], batch[f"{prefix}n_tokens"])
             if self.text_learns:
                 read = self.text_encoder(read[0].squeeze(-1), read[1])
         outputs: dict[str, Tensor] = self.model(self.norm(features, n_frames), n_frames, *read)

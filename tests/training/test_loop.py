@@ -267,3 +267,43 @@ def test_derived_seeds_differ_by_every_part():
     seeds = {derive_seed(*parts) for parts in [(1, "a"), (1, "b"), (2, "a"), ("1", "a", 0)]}
     assert len(seeds) == 4
     assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+def test_batches_by_seconds_hold_no_more_and_resume_exactly(tmp_path):
+    lengths = torch.tensor([5, 17, 9, 12] * 6)
+    base = examples()
+    ragged = Examples(base.ids, dict(base.tensors) | {"n_frames": lengths})
+    rate = recognizer().frame_rate
+    assert rate == pytest.approx(22_050 / 512, rel=1e-3)
+    settings = config(batch_seconds=40 / rate, select="last")
+    seen: list[int] = []
+
+    class Watched(Recognizer):
+        def forward(self, batch):
+            if self.training:
+                seen.append(len(batch["n_frames"]) * int(batch["n_frames"].max()))
+            return super().forward(batch)
+
+    torch.manual_seed(3)
+    whole = Watched(CONFIG)
+    fit(whole, ragged, None, settings, objective=OBJECTIVE, seed=11, folder=tmp_path / "a")
+    assert seen
+    assert max(seen) <= 40
+
+    class StopError(Exception):
+        pass
+
+    def stop(row):
+        if row["epoch"] == 3:
+            raise StopError
+
+    torch.manual_seed(3)
+    again = Recognizer(CONFIG)
+    arguments = {"objective": OBJECTIVE, "seed": 11, "folder": tmp_path / "b"}
+    with pytest.raises(StopError):
+        fit(again, ragged, None, settings, on_epoch=stop, **arguments)
+    torch.manual_seed(3)
+    again = Recognizer(CONFIG)
+    fit(again, ragged, None, settings, **arguments)
+    for key, value in whole.state_dict().items():
+        assert torch.equal(again.state_dict()[key], value), key

@@ -23,7 +23,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -39,6 +39,7 @@ else:
     import tomli as tomllib
 
 __all__ = [
+    "AugmentedConfig",
     "ConfigError",
     "CorpusConfig",
     "CtcConfig",
@@ -108,6 +109,33 @@ class CtcConfig(_Strict):
     )
 
 
+class AugmentedConfig(_Strict):
+    """Other views of the utterances that are trained on, for losses that compare views."""
+
+    audio: str | None = Field(
+        default=None,
+        description="folder of sounds, each named <voice>_<utterance id> or <utterance id>, or in "
+        "a folder named by the id",
+    )
+    texts: str | None = Field(
+        default=None, description="CSV with the columns id and text; an id may have several rows"
+    )
+    make: dict[str, Any] | None = Field(
+        default=None,
+        description="sounds made from the utterance's own: n_views, effects, probability, ranges "
+        "and impulses; see serkit.augment",
+    )
+    voices: Literal["training", "any"] = Field(
+        default="training",
+        description="training: no fold hears sounds in the voice of its dev or test speakers",
+    )
+
+    @property
+    def names_views(self) -> bool:
+        """Tell whether there are to be any; a preset may only say in whose voices."""
+        return not (self.audio is None and self.texts is None and self.make is None)
+
+
 class ProtocolConfig(_Strict):
     """Who is trained on, selected by, judged by; see docs/protocols.md."""
 
@@ -142,6 +170,9 @@ class ExperimentConfig(_Strict):
     )
     ctc: CtcConfig | None = Field(
         default=None, description="give models with a CTC layer the transcripts to spell"
+    )
+    augmented: AugmentedConfig | None = Field(
+        default=None, description="other views of utterances, for losses that compare views"
     )
     model: dict[str, Any]
     objective: tuple[Term, ...] = (Term(),)

@@ -25,10 +25,13 @@ from serkit.types import InputError, Utterance
 
 __all__ = [
     "encode_texts",
+    "encode_transcripts",
     "extract_sound",
     "find_symbols",
     "leave_out_short",
     "mark_emotions",
+    "refuse_segments",
+    "sound_settings",
     "spell",
 ]
 
@@ -49,7 +52,7 @@ def extract_sound(
             function=partial(_features, recognizer, training),
             sample_rate=recognizer.sample_rate,
             channel=recognizer.config.channel,
-            settings=_settings(recognizer) | ({"training": training} if differ else {}),
+            settings=sound_settings(recognizer) | ({"training": training} if differ else {}),
         )
         what = "sound" if recognizer.front_end_learns else "features"
         progress.stage(what if training else f"{what} of test segments", len(utterances))
@@ -68,7 +71,7 @@ def extract_sound(
     return extracted
 
 
-def _settings(recognizer: Recognizer) -> dict[str, object]:
+def sound_settings(recognizer: Recognizer) -> dict[str, object]:
     """Say what the features depend on beside the sound."""
     # A front end that is trained is not applied yet.
     applied = None if recognizer.front_end_learns else _by_content(recognizer.front_end_settings())
@@ -89,7 +92,7 @@ def _features(
     return features, n_frames
 
 
-def encode_texts(
+def encode_transcripts(
     recognizer: Recognizer,
     utterances: Sequence[Utterance],
     *,
@@ -105,7 +108,7 @@ def encode_texts(
     """
     if recognizer.text_encoder is None:
         return None
-    _refuse_segments(recognizer.view, "text")
+    refuse_segments(recognizer.view, "text")
     missing = [u.id for u in utterances if u.transcript is None]
     if missing:
         raise InputError(
@@ -113,6 +116,13 @@ def encode_texts(
             f"{missing[0]}: give a manifest with the column transcript, or leave [text] out"
         )
     texts = [str(u.transcript) for u in utterances]
+    return encode_texts(recognizer, texts, cache_dir=cache_dir, progress=progress)
+
+
+def encode_texts(
+    recognizer: Recognizer, texts: Sequence[str], *, cache_dir: Path | None, progress: Progress
+) -> ExtractedText:
+    """Encode texts with a recognizer's text encoder."""
     progress.stage("texts", len(set(texts)))
     written = recognizer.text_settings()
     settings = None if recognizer.text_learns or written is None else _by_content(written)
@@ -142,7 +152,7 @@ def spell(
     """Spell the transcripts, (n_utterances, longest of them), with -100 as padding."""
     if config.ctc is None or symbols is None:
         return None
-    _refuse_segments(view_from_dict(config.view), "ctc")
+    refuse_segments(view_from_dict(config.view), "ctc")
     cleaned = (ctc_clean(u.transcript, style=config.ctc.style, symbols=symbols) for u in utterances)
     rows = [symbols.encode(text) for text in cleaned]
     spelled = np.full((len(rows), max(map(len, rows))), -100, dtype=np.int64)
@@ -151,7 +161,14 @@ def spell(
     return spelled
 
 
-def _refuse_segments(view: View, what: str) -> None:
+def refuse_segments(view: View, what: str) -> None:
+    """Refuse a view that cuts utterances into segments, for what is about whole ones.
+
+    Raises
+    ------
+    ConfigError
+        If it does.
+    """
     if isinstance(view, SegmentsView):
         raise ConfigError(
             f"[{what}] is about whole utterances, and the view cuts them into segments: set "

@@ -15,7 +15,7 @@ from serkit.features.cache import default_cache_dir
 from serkit.labels import classes_of, map_label
 from serkit.types import Utterance
 
-__all__ = ["CorpusPart", "read_experiment_corpus"]
+__all__ = ["CorpusPart", "beside_corpora", "read_experiment_corpus"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,7 @@ def read_experiment_corpus(
 
 def _read_authors(config: ExperimentConfig, corpora_dir: Path | None) -> CorpusPart:
     corpus = config.corpus
-    path = _beside_corpora(str(corpus.features), corpora_dir)
+    path = beside_corpora(str(corpus.features), corpora_dir)
     key, _ = get_corpus(str(corpus.name))
     root = None if corpus.root is None else _find_root(key, corpus, corpora_dir)
     authors = read_author_corpus(config, path, root=root)
@@ -90,7 +90,7 @@ def _read_authors(config: ExperimentConfig, corpora_dir: Path | None) -> CorpusP
     return CorpusPart(authors.utterances, description, authors)
 
 
-def _beside_corpora(name: str, corpora_dir: Path | None) -> Path:
+def beside_corpora(name: str, corpora_dir: Path | None) -> Path:
     """Find a file: as it is named or, where it is not there, below the folder of corpora."""
     path = Path(name).expanduser()
     if not path.is_absolute() and not path.exists() and corpora_dir is not None:
@@ -100,7 +100,7 @@ def _beside_corpora(name: str, corpora_dir: Path | None) -> Path:
 
 def _read_one(config: CorpusConfig, corpora_dir: Path | None, progress: Progress) -> CorpusPart:
     if config.manifest is not None:
-        path = _beside_corpora(config.manifest, corpora_dir)
+        path = beside_corpora(config.manifest, corpora_dir)
         utterances = import_manifest(path)
         names = sorted({u.corpus for u in utterances})
         known = names[0] if len(names) == 1 else ""

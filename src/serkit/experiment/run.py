@@ -50,11 +50,12 @@ from serkit.corpora.splits import (
     write_folds_csv,
 )
 from serkit.evaluation.report import write_report
+from serkit.experiment.augmented import augmented_views
 from serkit.experiment.card import model_card
 from serkit.experiment.collect import collect_outputs, judge_experts
 from serkit.experiment.config import ConfigError, ExperimentConfig
 from serkit.experiment.examples import (
-    encode_texts,
+    encode_transcripts,
     extract_sound,
     find_symbols,
     leave_out_short,
@@ -165,11 +166,21 @@ def _run(
     folds, separates = _folds(config, part)
     leaks = check_leaks(part.utterances, folds, separates=separates, audio_hashes=hashes)
     leaks.raise_if_broken()
+    views, heard = augmented_views(
+        config,
+        part,
+        folds,
+        recognizer,
+        corpora_dir=corpora_dir,
+        cache_dir=cache_dir,
+        progress=progress,
+    )
     # Only now is there something to go on with: a wrong folder or split leaves no run behind.
     _begin(out, config, lock, resume=resume)
     write_folds_csv(folds, out / "folds.csv")
     _write_json(out / "leaks.json", {"ok": True} | leaks.to_dict())
     protocol = _protocol(config, folds, leaks)
+    protocol["warnings"] += heard
     for word in protocol["warnings"]:
         progress.say(f"this protocol is: {word}")
 
@@ -188,11 +199,14 @@ def _run(
         training=features[0],
         evaluation=features[1] if len(features) > 1 else None,
         emotion=mark_emotions(part.utterances, labels, multi=multi),
-        text=encode_texts(recognizer, part.utterances, cache_dir=cache_dir, progress=progress),
+        text=encode_transcripts(
+            recognizer, part.utterances, cache_dir=cache_dir, progress=progress
+        ),
         ctc=spell(config, part.utterances, symbols),
+        views=views,
     )
     # The members map the features from the file; a second copy here would cost memory to no end.
-    del features
+    del features, views
     part = replace(part, authors=None)
     members = [
         Member(

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import torch
 
+from serkit.training.data import holds_views
 from serkit.training.member import Member, Tell, train_member
 from serkit.training.memory import format_size, free_memory, usage
 from serkit.training.plan import Plan, Shared, plan_members, plan_one_by_one
@@ -115,7 +116,10 @@ def _engine(member: Member) -> str:
     if config.cohort != "auto":
         return config.cohort
     on_gpu = config.accelerator in ("auto", "cuda") and torch.cuda.is_available()
-    return "stacked" if on_gpu and stackable(config, member.objective) else "processes"
+    fits = stackable(config, member.objective) and not (
+        holds_views(member.data) or member.recognizer.holds_encoders
+    )
+    return "stacked" if on_gpu and fits else "processes"
 
 
 def _in_processes(
@@ -152,7 +156,7 @@ def _stacked(
     say: Callable[[str], None],
 ) -> Plan:
     config = waiting[0].training
-    refuse_unstackable(config, waiting[0].objective)
+    refuse_unstackable(config, waiting[0].objective, augmented=holds_views(waiting[0].data))
     begun = unfinished_wave(members)
     names = {member.name for member in begun}
     rest = [member for member in waiting if member.name not in names]
@@ -191,7 +195,7 @@ def _most_of_what_is_free() -> int:
 
 def _size_of(member: Member) -> int:
     """Bytes of the data that all members share."""
-    return sum(path.stat().st_size for path in member.data.iterdir())
+    return sum(path.stat().st_size for path in member.data.rglob("*") if path.is_file())
 
 
 def _announce(plan: Plan, say: Callable[[str], None]) -> None:

@@ -41,6 +41,12 @@ class TrainingConfig(BaseModel):
 
     epochs: int = Field(default=100, ge=1)
     batch_size: int = Field(default=64, ge=1)
+    batch_seconds: float | None = Field(
+        default=None,
+        gt=0,
+        description="most seconds of a training batch, padding included; utterances of similar "
+        "lengths then go together, at most batch_size of them",
+    )
     learning_rate: float = Field(default=1e-3, gt=0)
     encoder_learning_rate: float | None = Field(
         default=None, gt=0, description="of trained encoders' last layer; default: learning_rate"

@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,9 +27,10 @@ from torch.nn.utils import clip_grad_norm_
 
 from serkit.features.views import mean_of_pieces
 from serkit.recognizer import Recognizer
+from serkit.training.batches import epoch_batches
 from serkit.training.checkpoint import load_state, save_state
 from serkit.training.config import TrainingConfig
-from serkit.training.data import Examples, derive_seed, epoch_order
+from serkit.training.data import Examples, derive_seed
 from serkit.training.objectives import (
     Term,
     class_shares,
@@ -128,6 +129,9 @@ def fit(
     identity = identify(config, objective, seed=seed, train=train, dev=dev)
     keeper = Keeper(config)
     history: list[EpochRow] = []
+    n_frames, max_frames = train.gather("n_frames"), None
+    if config.batch_seconds is not None:
+        max_frames = config.batch_seconds * recognizer.frame_rate
     state_path = folder / STATE_FILE
     if state_path.exists():
         history = _resume(state_path, identity, recognizer, optimizer, keeper)
@@ -138,8 +142,17 @@ def fit(
                 break
             started = time.perf_counter()
             set_learning_rate(optimizer, config, epoch=epoch)
+            batches = epoch_batches(
+                n_frames,
+                batch_size=config.batch_size,
+                max_frames=max_frames,
+                seed=seed,
+                epoch=epoch,
+            )
+            torch.manual_seed(derive_seed(seed, "dropout", epoch))
+            copies = (train.training_batch(rows, seed=seed, epoch=epoch) for rows in batches)
             train_loss = _train_epoch(
-                wrapped, loss_of, fabric_optimizer, fabric, train, config, seed=seed, epoch=epoch
+                wrapped, loss_of, fabric_optimizer, fabric, copies, config, n_batches=len(batches)
             )
             row: EpochRow = {"epoch": epoch, "train_loss": train_loss}
             row |= rate_of_row(config, epoch)
@@ -202,20 +215,16 @@ def _train_epoch(
     loss_of: Callable[[Mapping[str, Tensor]], Tensor],
     optimizer: Any,
     fabric: Fabric,
-    train: Examples,
+    batches: Iterable[Mapping[str, Tensor]],
     config: TrainingConfig,
     *,
-    seed: int,
-    epoch: int,
+    n_batches: int,
 ) -> float:
     """Run one epoch and return the mean loss per example."""
     model.train()
-    order = epoch_order(len(train), seed=seed, epoch=epoch)
-    torch.manual_seed(derive_seed(seed, "dropout", epoch))
     total, n_seen = torch.zeros((), device=fabric.device), 0
-    n_batches = -(-len(order) // config.batch_size)
-    for number, rows in enumerate(torch.split(order, config.batch_size), start=1):
-        batch = {name: t.to(fabric.device) for name, t in train.batch(rows).items()}
+    for number, copied in enumerate(batches, start=1):
+        batch = {name: t.to(fabric.device) for name, t in copied.items()}
         stepping = number % config.accumulate == 0 or number == n_batches
         with fabric.no_backward_sync(model, enabled=not stepping):
             loss = loss_of(batch)
@@ -225,8 +234,9 @@ def _train_epoch(
                 clip_grad_norm_(model.parameters(), config.clip_norm)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-        total += loss.detach() * len(rows)
-        n_seen += len(rows)
+        n = len(batch["n_frames"])
+        total += loss.detach() * n
+        n_seen += n
     return float(total) / n_seen
 
 

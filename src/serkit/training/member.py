@@ -65,9 +65,14 @@ class Member:
         return (self.folder / OUTPUTS_FILE).exists()
 
     def parts(self, data: Data) -> tuple[Examples, Examples | None]:
-        """Pick its training part and its dev part, ``None`` where that is empty."""
+        """Pick its training part and its dev part, ``None`` where that is empty.
+
+        Augmented sounds in the voices of its dev and test speakers are left out of training, unless
+        the data let any voice be heard.
+        """
         dev = data.evaluation.select(self.fold.dev) if self.fold.dev else None
-        return data.training.select(self.fold.train), dev
+        train = data.training.select(self.fold.train)
+        return train.without_voices_of([*self.fold.dev, *self.fold.test]), dev
 
 
 def train_member(member: Member, tell: Tell) -> None:

@@ -67,18 +67,29 @@ def stack_device(config: TrainingConfig) -> torch.device:
 
 def stackable(config: TrainingConfig, objective: Sequence[Term] = ()) -> bool:
     """Tell whether a stack can train with these settings and terms."""
-    settings_fit = config.accumulate == 1 and config.precision == "32-true"
+    settings_fit = (
+        config.accumulate == 1
+        and config.precision == "32-true"
+        and config.batch_seconds is None
+    )
     return settings_fit and not any(term.loss in UNSTACKABLE for term in objective)
 
 
-def refuse_unstackable(config: TrainingConfig, objective: Sequence[Term] = ()) -> None:
-    """Refuse settings and terms that a stack cannot train with.
+def refuse_unstackable(
+    config: TrainingConfig, objective: Sequence[Term] = (), *, augmented: bool = False
+) -> None:
+    """Refuse settings, terms and augmented views, which a stack cannot train with.
 
     Raises
     ------
     InputError
         If there are any.
     """
+    if augmented:
+        raise InputError(
+            "training.cohort = 'stacked' cannot train with augmented views: set training.cohort = "
+            "'processes'"
+        )
     for term in objective:
         if term.loss in UNSTACKABLE:
             raise InputError(
@@ -87,9 +98,9 @@ def refuse_unstackable(config: TrainingConfig, objective: Sequence[Term] = ()) -
             )
     if not stackable(config):
         raise InputError(
-            f"training.cohort = 'stacked' trains with accumulate = 1 and precision = '32-true', "
-            f"got {config.accumulate} and '{config.precision}': change them, or set "
-            "training.cohort = 'processes'"
+            "training.cohort = 'stacked' trains with accumulate = 1, precision = '32-true' and "
+            f"without batch_seconds, got {config.accumulate}, '{config.precision}' and "
+            f"{config.batch_seconds}: change them, or set training.cohort = 'processes'"
         )
     if config.accelerator == "cuda" and not torch.cuda.is_available():
         raise InputError(
