@@ -315,6 +315,14 @@ def report(
 def predict(
     paths: Annotated[list[Path], typer.Argument(help="Sound files and folders.")],
     model: Annotated[str, typer.Option(help="Checkpoint folder, run folder, or name.")],
+    text: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="What is said in the one file, for models that read it."),
+    ] = None,
+    texts: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="What is said in several files: a CSV with the columns file, text."),
+    ] = None,
     output_format: Annotated[
         str, typer.Option("--format", help="table, csv, json or jsonl.")
     ] = "table",
@@ -325,23 +333,29 @@ def predict(
     formats = ("table", "csv", "json", "jsonl")
     if output_format not in formats:
         raise InputError(f"--format {output_format}: expected one of {', '.join(formats)}")
-    from serkit.inference.predictor import collect_files, format_rows, predict_files
+    from serkit.inference.predictor import (
+        collect_files,
+        format_rows,
+        predict_files,
+        texts_of_files,
+    )
     from serkit.recognizer import load_recognizer
 
     files = collect_files(paths)
+    words = texts_of_files(files, text=text, table=texts)
     recognizer = load_recognizer(model)
     rows = []
     with _Bars() as bars:
         bars.stage("recognising", len(files))
-        for row in predict_files(recognizer, files, n_workers=jobs):
+        for row in predict_files(recognizer, files, n_workers=jobs, texts=words):
             rows.append(row)
             bars.advance(len(rows))
-    text = format_rows(rows, recognizer.labels.classes, output_format)  # type: ignore[arg-type]
+    table = format_rows(rows, recognizer.labels.classes, output_format)  # type: ignore[arg-type]
     if out is None:
-        sys.stdout.write(text)
+        sys.stdout.write(table)
     else:
         try:
-            out.write_text(text, encoding="utf-8")
+            out.write_text(table, encoding="utf-8")
         except OSError as error:
             raise InputError(f"--out {out}: cannot be written ({error.strerror})") from None
     failed = [row for row in rows if row.prediction is None]
@@ -408,15 +422,41 @@ def robustness(
 
 @app.command()
 def import_weights(
-    file: Annotated[Path, typer.Argument(help="Weight file of TIM-Net's authors (.hdf5).")],
-    corpus: Annotated[str, typer.Option(help="Corpus it was trained on, such as emodb.")],
+    file: Annotated[
+        Path, typer.Argument(help="Weight file of the authors of TIM-Net (.hdf5) or MMER (.pt).")
+    ],
     out: Annotated[Path, typer.Option("-o", "--out", help="Checkpoint folder to write.")],
+    system: Annotated[str, typer.Option(help="timnet or mmer.")] = "timnet",
+    corpus: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="TIM-Net: corpus it was trained on, such as emodb."),
+    ] = None,
+    text_encoder: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="MMER: folder of RoBERTa base."),
+    ] = None,
+    encoder: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="MMER: folder that describes the speech encoder. Default: wav2vec2-base"),
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Turn Keras weights of TIM-Net's authors into a checkpoint for 'serkit predict'."""
-    from serkit.experiment.author_files import import_weights as run_import
+    """Turn weights of a system's authors into a checkpoint for 'serkit predict'."""
+    from serkit.experiment.author_files import ImportedWeights
+    from serkit.experiment.author_files import import_weights as import_timnet
+    from serkit.experiment.mmer_files import ImportedMmer, import_mmer
 
-    imported = run_import(file, corpus, out)
+    imported: ImportedWeights | ImportedMmer
+    if system == "timnet":
+        if corpus is None:
+            raise InputError("--system timnet needs --corpus: the corpus it was trained on")
+        imported = import_timnet(file, corpus, out)
+    elif system == "mmer":
+        if text_encoder is None:
+            raise InputError("--system mmer needs --text-encoder: the file does not hold RoBERTa")
+        imported = import_mmer(file, out, text_encoder=text_encoder, encoder=encoder)
+    else:
+        raise InputError(f"--system {system}: expected timnet or mmer")
     if as_json:
         _print_json(imported.to_dict())
     else:

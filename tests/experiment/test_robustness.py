@@ -41,9 +41,9 @@ def n_predicted(monkeypatch):
     counted = []
     predict = Recognizer.predict
 
-    def counting(self, waveform, sample_rate, *, name="waveform"):
+    def counting(self, waveform, sample_rate, *, name="waveform", text=None):
         counted.append(name)
-        return predict(self, waveform, sample_rate, name=name)
+        return predict(self, waveform, sample_rate, name=name, text=text)
 
     monkeypatch.setattr(Recognizer, "predict", counting)
     return counted

@@ -472,8 +472,9 @@ def _parts(
 def _tested(folder: RunFolder, *, corpora_dir: Path | None, progress: Progress) -> list[Utterance]:
     """Find the sound of every row of a run's predictions table."""
     table = folder.predictions
-    paths, starts, ends = (
-        table.extras.get(name, ("",) * len(table)) for name in ("path", "start_s", "end_s")
+    paths, starts, ends, transcripts = (
+        table.extras.get(name, ("",) * len(table))
+        for name in ("path", "start_s", "end_s", "transcript")
     )
     utterances = [
         Utterance(
@@ -484,6 +485,7 @@ def _tested(folder: RunFolder, *, corpora_dir: Path | None, progress: Progress) 
             speaker=str(table.speakers[row]) or UNKNOWN,
             start_s=float(starts[row] or 0),
             end_s=float(ends[row]) if ends[row] else None,
+            transcript=transcripts[row],
         )
         for row in range(len(table))
     ]
@@ -632,7 +634,9 @@ def _score(
     noise: Waveform,
 ) -> list[float]:
     heard = speech if condition.snr_db is None else mix(speech, noise, condition.snr_db)
-    prediction = recognizer.predict(heard, recognizer.sample_rate, name=utterance.id)
+    prediction = recognizer.predict(
+        heard, recognizer.sample_rate, name=utterance.id, text=utterance.transcript
+    )
     return list(prediction.scores.values())
 
 

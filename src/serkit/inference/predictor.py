@@ -191,12 +191,11 @@ def _read_texts(path: Path) -> dict[str, str]:
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
-            rows = list(reader)
+            columns, rows = list(reader.fieldnames or ()), list(reader)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path}: not a CSV file in UTF-8 ({error})") from None
-    columns = list(reader.fieldnames or ())
     if not {"file", "text"} <= set(columns):
         raise InputError(
             f"{path}: has the columns {', '.join(columns) or '(none)'}, expected file and text"
