@@ -72,7 +72,6 @@ class RecognizerConfig:
     symbols: tuple[str, ...] = ()
     trained_on: Mapping[str, Any] = field(default_factory=dict)
 
-
     @property
     def holds_encoders(self) -> bool:
         """Tell whether networks of others are part of it."""

@@ -68,9 +68,7 @@ def stack_device(config: TrainingConfig) -> torch.device:
 def stackable(config: TrainingConfig, objective: Sequence[Term] = ()) -> bool:
     """Tell whether a stack can train with these settings and terms."""
     settings_fit = (
-        config.accumulate == 1
-        and config.precision == "32-true"
-        and config.batch_seconds is None
+        config.accumulate == 1 and config.precision == "32-true" and config.batch_seconds is None
     )
     return settings_fit and not any(term.loss in UNSTACKABLE for term in objective)
 
