@@ -67,6 +67,16 @@ class Network:
         return self.shape["share_until"] == 0 and self.shape["merge_at"] > N_STAGES
 
     @property
+    def has_expert_losses(self) -> bool:
+        """Whether each expert has a logit of its own, and so a loss."""
+        return self.has_experts and bool(self.shape["merge_at"] > N_STAGES)
+
+    @property
+    def is_plain_but_for_losses(self) -> bool:
+        """Whether experts are nothing but the rows of one classifier."""
+        return self.has_expert_losses and bool(self.shape["share_until"] == N_STAGES - 1)
+
+    @property
     def rank(self) -> tuple[object, ...]:
         """Plain networks by width, then forward fusion by level, backward fusion, both."""
         s = self.shape
@@ -117,7 +127,7 @@ class Tested:
 def section(group: Group, experiments: Path) -> str:
     """Write the section: protocol, scores of the networks, paired tests, and what they answer."""
     networks = _networks(group)
-    lines = [*_head(group, networks), *_scores(group, networks)]
+    lines = [*_head(group, networks), *_scores(group, networks), "", *_recalls(networks)]
     pairs = _pairs(networks)
     if pairs:
         tested = _tested(pairs, _file(group, experiments))
@@ -188,6 +198,26 @@ def _scores(group: Group, networks: Sequence[Network]) -> list[str]:
     ]
 
 
+def _recalls(networks: Sequence[Network]) -> list[str]:
+    """Write the recall of each class, which tells networks of equal accuracy apart."""
+    run = [network for network in networks if network.claim.result]
+    recalls = {
+        network.name: {c["label"]: c["recall"] for c in (network.claim.result or {})["per_class"]}
+        for network in run
+    }
+    classes = list(recalls[run[0].name])
+    return [
+        "Recall of each class, in percent:",
+        "",
+        f"| network | {' | '.join(classes)} |",
+        f"|---|{'---:|' * len(classes)}",
+        *(
+            f"| {name} | {' | '.join(f'{100 * own[c]:.1f}' for c in classes)} |"
+            for name, own in recalls.items()
+        ),
+    ]
+
+
 def _row(network: Network) -> str:
     claim, cost = network.claim, network.cost
     described = (
@@ -207,7 +237,8 @@ def _row(network: Network) -> str:
 def _pairs(networks: Sequence[Network]) -> list[Pair]:
     """Hold networks with experts against the plain ones nearest to them, of those that were run.
 
-    A mixture of whole experts is held against the network that its experts are made of as well.
+    A mixture of whole experts is held against the network that its experts are made of as well, and
+    every network with experts' losses against the plain one that was trained with these.
     """
     pairs: list[Pair] = []
     for network in networks:
@@ -216,6 +247,9 @@ def _pairs(networks: Sequence[Network]) -> list[Pair]:
             continue
         against = plain[:1] if network.is_mixture else []
         against += [_nearest(network, plain, measure) for measure in MEASURES]
+        losses_alone = _with_losses_alone(network, networks)
+        if losses_alone is not None:
+            against.append(losses_alone)
         pairs += [
             Pair(network, other) for i, other in enumerate(against) if other not in against[:i]
         ]
@@ -230,6 +264,23 @@ def _plain(network: Network, networks: Sequence[Network]) -> list[Network]:
         for other in networks
         if other.shape["backbone"] == backbone and not other.has_experts and other.claim.result
     ]
+
+
+def _with_losses_alone(network: Network, networks: Sequence[Network]) -> Network | None:
+    """Find the plain network that was trained with the losses of these experts, if there is one."""
+    if not network.has_expert_losses:
+        return None
+    return next(
+        (
+            other
+            for other in networks
+            if other.is_plain_but_for_losses
+            and other.claim.result
+            and other is not network
+            and other.shape["backbone"] == network.shape["backbone"]
+        ),
+        None,
+    )
 
 
 def _nearest(network: Network, plain: Sequence[Network], measure: str) -> Network:
@@ -295,6 +346,16 @@ def _answers(
             times = " and ".join(f"{pair.ratio(m):.1f} times the {w}" for m, w in MEASURES.items())
             answer = _sentence({outcome: [pair.network]})
             lines.append(f"* Against *{pair.against.name}*, at {times}: {answer}.")
+    beyond: dict[str, list[Network]] = {}
+    for pair, outcome in outcomes.items():
+        if pair.against.is_plain_but_for_losses:
+            beyond.setdefault(outcome, []).append(pair.network)
+            name = pair.against.name
+    if beyond:
+        lines.append(
+            f"* Beyond their losses, against *{name}*, which is the plain network trained with the "
+            f"same losses: {_sentence(beyond)}."
+        )
     return lines
 
 

@@ -369,6 +369,36 @@ def test_answers_follow_the_sign_and_the_adjusted_p_of_the_tests(tones, run_as):
     assert f": {same}: *level-0*" in answered(level0_x2=(0.1, 0.02))[0]
 
 
+def test_the_losses_part_is_told_by_the_plain_network_that_was_trained_with_them(tones, run_as):
+    (tones / "moe" / "tones-forward-6.toml").write_text(
+        'base = ["moe/honest", "networks/forward-6"]\nname = "moe-tones-forward-6"\n'
+        'system = "forward-6"\ncorpus.name = "emodb"\n',
+        encoding="utf-8",
+    )
+    names = ("baseline", "level-0", "forward-6", "backward-2")
+    runs = {f"moe-tones-{n}": run_as(f"moe-tones-{n}") for n in names}
+    for run in runs.values():
+        summarise.keep(run, tones)
+    summarise.compare(runs, tones)
+    page = summarise.page(tones)
+    assert "| level-0 | forward-6 | x" in page
+    assert "| forward-6 | baseline | x 1.00 | x 1.00" in page
+    assert "| backward-2 | forward-6" not in page  # merged experts have no losses of their own
+    assert (
+        "* Beyond their losses, against *forward-6*, which is the plain network trained with the "
+        "same losses: makes no difference that these data can show: *level-0*."
+    ) in page
+
+
+def test_the_recall_of_every_class_is_given_for_the_networks_that_were_run(tones, run_as):
+    run = run_as("moe-tones-x2")
+    summarise.keep(run, tones)
+    metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+    recalls = " | ".join(f"{100 * c['recall']:.1f}" for c in metrics["per_class"])
+    assert f"| x2 | {recalls} |" in summarise.page(tones)
+    assert "| baseline | " not in summarise.page(tones)
+
+
 def test_runs_without_a_common_utterance_are_not_compared(run_as, tmp_path):
     runs = {name: run_as(name) for name in ("a", "b")}
     table = runs["b"] / "predictions.csv"
