@@ -228,6 +228,10 @@ def load_experiment(
     first, *others = str(path_or_preset).split("+")
     if str(path_or_preset).endswith(".toml"):  # whose path may hold a +
         first, others = str(path_or_preset), []
+    if first in preset_names(fragments=True):
+        raise ConfigError(
+            f"{first}: holds a network alone: lay it over an experiment, as in moe/honest+{first}"
+        )
     layers = [
         layer for one in (first, *others) for layer in _layers(one, relative_to=None, seen=())
     ]
