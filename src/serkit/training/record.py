@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from serkit.evaluation.metrics import f1_macro_of, uar_of, war_of
+from serkit.evaluation.multilabel import exact_match, macro_f1, mean_recall
 from serkit.training.config import TrainingConfig
 from serkit.training.data import Examples
 from serkit.training.objectives import Term
@@ -144,13 +145,11 @@ def judge(scores: NDArray[np.float32], truth: NDArray[np.integer | np.floating])
 def _judge_decisions(scores: NDArray[np.float32], truth: NDArray[np.bool_]) -> EpochRow:
     decided = scores > 0.5
     likelihood = np.clip(np.where(truth, scores, 1 - scores), 1e-7, 1.0)
-    right, wanted, given = (truth & decided).sum(0), truth.sum(0), decided.sum(0)
-    occurs = wanted > 0
     return {
         "dev_loss": float(-np.log(likelihood).mean()),
-        "dev_uar": float((right[occurs] / wanted[occurs]).mean()),
-        "dev_war": float((truth == decided).all(1).mean()),
-        "dev_f1": float((2 * right[occurs] / (wanted + given)[occurs]).mean()),
+        "dev_uar": mean_recall(truth, decided),
+        "dev_war": exact_match(truth, decided),
+        "dev_f1": macro_f1(truth, decided),
     }
 
 
