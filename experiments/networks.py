@@ -77,12 +77,17 @@ class Network:
         return self.has_expert_losses and bool(self.shape["share_until"] == N_STAGES - 1)
 
     @property
+    def weighs_classes(self) -> bool:
+        """Whether rare classes count more in its loss."""
+        return any(term.class_weights != "none" for term in self.claim.config.objective)
+
+    @property
     def rank(self) -> tuple[object, ...]:
         """Plain networks by width, then forward fusion by level, backward fusion, both."""
         s = self.shape
         fusion = (s["merge_at"] <= N_STAGES) * (1 + (s["share_until"] > 0))
         level = s["share_until"] if fusion == 0 else s["merge_at"]
-        return (s["backbone"], self.has_experts, s["width"], fusion, level)
+        return (s["backbone"], self.has_experts, s["width"], self.weighs_classes, fusion, level)
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,7 +243,8 @@ def _pairs(networks: Sequence[Network]) -> list[Pair]:
     """Hold networks with experts against the plain ones nearest to them, of those that were run.
 
     A mixture of whole experts is held against the network that its experts are made of as well, and
-    every network with experts' losses against the plain one that was trained with these.
+    every network with experts' losses against the plain ones that were trained with these, or with
+    weights for the classes.
     """
     pairs: list[Pair] = []
     for network in networks:
@@ -247,9 +253,7 @@ def _pairs(networks: Sequence[Network]) -> list[Pair]:
             continue
         against = plain[:1] if network.is_mixture else []
         against += [_nearest(network, plain, measure) for measure in MEASURES]
-        losses_alone = _with_losses_alone(network, networks)
-        if losses_alone is not None:
-            against.append(losses_alone)
+        against += _with_other_losses(network, networks)
         pairs += [
             Pair(network, other) for i, other in enumerate(against) if other not in against[:i]
         ]
@@ -262,25 +266,25 @@ def _plain(network: Network, networks: Sequence[Network]) -> list[Network]:
     return [
         other
         for other in networks
-        if other.shape["backbone"] == backbone and not other.has_experts and other.claim.result
+        if other.shape["backbone"] == backbone
+        and not other.has_experts
+        and not other.weighs_classes
+        and other.claim.result
     ]
 
 
-def _with_losses_alone(network: Network, networks: Sequence[Network]) -> Network | None:
-    """Find the plain network that was trained with the losses of these experts, if there is one."""
+def _with_other_losses(network: Network, networks: Sequence[Network]) -> list[Network]:
+    """List the plain networks whose losses do what those of experts might do alone."""
     if not network.has_expert_losses:
-        return None
-    return next(
-        (
-            other
-            for other in networks
-            if other.is_plain_but_for_losses
-            and other.claim.result
-            and other is not network
-            and other.shape["backbone"] == network.shape["backbone"]
-        ),
-        None,
-    )
+        return []
+    return [
+        other
+        for other in networks
+        if other.shape["backbone"] == network.shape["backbone"]
+        and other.claim.result
+        and other is not network
+        and (other.is_plain_but_for_losses or (other.weighs_classes and not other.has_experts))
+    ]
 
 
 def _nearest(network: Network, plain: Sequence[Network], measure: str) -> Network:
@@ -346,16 +350,18 @@ def _answers(
             times = " and ".join(f"{pair.ratio(m):.1f} times the {w}" for m, w in MEASURES.items())
             answer = _sentence({outcome: [pair.network]})
             lines.append(f"* Against *{pair.against.name}*, at {times}: {answer}.")
-    beyond: dict[str, list[Network]] = {}
-    for pair, outcome in outcomes.items():
-        if pair.against.is_plain_but_for_losses:
-            beyond.setdefault(outcome, []).append(pair.network)
-            name = pair.against.name
-    if beyond:
-        lines.append(
-            f"* Beyond their losses, against *{name}*, which is the plain network trained with the "
-            f"same losses: {_sentence(beyond)}."
-        )
+    others = [o for o in networks if o.is_plain_but_for_losses or o.weighs_classes]
+    for other in others:
+        beyond: dict[str, list[Network]] = {}
+        for pair, outcome in outcomes.items():
+            if pair.against is other:
+                beyond.setdefault(outcome, []).append(pair.network)
+        if beyond:
+            losses = "weights for the classes" if other.weighs_classes else "the experts' losses"
+            lines.append(
+                f"* Against *{other.name}*, the plain network trained with {losses}: "
+                f"{_sentence(beyond)}."
+            )
     return lines
 
 

@@ -384,10 +384,31 @@ def test_the_losses_part_is_told_by_the_plain_network_that_was_trained_with_them
     assert "| level-0 | forward-6 | x" in page
     assert "| forward-6 | baseline | x 1.00 | x 1.00" in page
     assert "| backward-2 | forward-6" not in page  # merged experts have no losses of their own
+    same = "makes no difference that these data can show: *level-0*."
     assert (
-        "* Beyond their losses, against *forward-6*, which is the plain network trained with the "
-        "same losses: makes no difference that these data can show: *level-0*."
-    ) in page
+        f"* Against *forward-6*, the plain network trained with the experts' losses: {same}" in page
+    )
+
+
+def test_weights_for_classes_are_a_control_and_no_plain_network(tones, run_as):
+    (tones / "moe" / "tones-weighted.toml").write_text(
+        'base = "moe/honest"\nname = "moe-tones-weighted"\nsystem = "weighted"\n'
+        'corpus.name = "emodb"\n[[objective]]\nclass_weights = "balanced"\n',
+        encoding="utf-8",
+    )
+    names = ("baseline", "level-0", "weighted", "backward-2")
+    runs = {f"moe-tones-{n}": run_as(f"moe-tones-{n}") for n in names}
+    for run in runs.values():
+        summarise.keep(run, tones)
+    summarise.compare(runs, tones)
+    page = summarise.page(tones)
+    compared = [line.split(" | ")[:2] for line in page.splitlines() if " | x " in line]
+    assert compared == [
+        ["| level-0", "baseline"],
+        ["| level-0", "weighted"],
+        ["| backward-2", "baseline"],
+    ]
+    assert "* Against *weighted*, the plain network trained with weights for the classes: " in page
 
 
 def test_the_recall_of_every_class_is_given_for_the_networks_that_were_run(tones, run_as):
