@@ -163,6 +163,21 @@ def test_encoders_learn_at_their_own_rate_which_falls_from_layer_to_layer(speech
     assert [g["lr"] for g in optimizer.param_groups][:2] == pytest.approx([1e-3, 1e-4])
 
 
+def test_frozen_weights_are_not_kept_for_resuming(speech):
+    recognizer = build(pooled(speech))
+    state = {name: t.clone() for name, t in recognizer.trained_state().items()}
+    assert state.keys() == {f"model.{name}" for name in recognizer.model.state_dict()}
+    with torch.no_grad():
+        for parameter in recognizer.model.parameters():
+            parameter.add_(1.0)
+    encoder = {name: t.clone() for name, t in recognizer.front_end.state_dict().items()}
+    recognizer.load_trained_state(state)
+    assert all(torch.equal(t, state[name]) for name, t in recognizer.trained_state().items())
+    assert all(torch.equal(t, encoder[n]) for n, t in recognizer.front_end.state_dict().items())
+    with pytest.raises(InputError, match=r"state of another recognizer: '.*' is in one of them"):
+        build(pooled(speech, trainable=True)).load_trained_state(state)
+
+
 def test_statistics_of_features_that_change_are_refused(speech):
     with pytest.raises(InputError, match="the front end is trained and its features keep changing"):
         Recognizer(replace(pooled(speech, trainable=True), normalise="train"))

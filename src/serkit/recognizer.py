@@ -161,6 +161,24 @@ class Recognizer(nn.Module):
             if isinstance(encoder, SpeechEncoder | TextEncoder) and encoder.has_trainable_parameters
         ]
 
+    def trained_state(self) -> dict[str, Tensor]:
+        """Give what training can change: the state without the weights of frozen encoders."""
+        frozen = {name for name, p in self.named_parameters() if not p.requires_grad}
+        return {name: t for name, t in self.state_dict().items() if name not in frozen}
+
+    def load_trained_state(self, state: Mapping[str, Tensor]) -> None:
+        """Take what :meth:`trained_state` gave.
+
+        Raises
+        ------
+        InputError
+            If it is that of another recognizer.
+        """
+        if state.keys() != self.trained_state().keys():
+            key = min(state.keys() ^ self.trained_state().keys())
+            raise InputError(f"state of another recognizer: '{key}' is in one of them alone")
+        self.load_state_dict(self.state_dict() | dict(state))
+
     def text_settings(self) -> dict[str, Any] | None:
         """Name and settings of the text encoder, all spelled out; ``None`` where there is none."""
         if self.text_encoder is None or self.config.text is None:

@@ -68,7 +68,7 @@ def test_every_network_can_be_laid_over_either_backbone(below, network):
 
 
 def test_a_fragment_alone_is_refused():
-    with pytest.raises(ConfigError, match=r"holds a network alone: .* moe/honest\+networks/level-0"):
+    with pytest.raises(ConfigError, match=r"holds a network alone: .* moe/honest\+networks"):
         load_experiment("networks/level-0", overrides=["corpus.name=emodb"])
 
 

@@ -161,7 +161,7 @@ def fit(
                 row |= judge(scores, dev.of_utterances("emotion").numpy())
             row["seconds"] = round(time.perf_counter() - started, 3)
             history.append(row)
-            keeper.offer(row, recognizer.state_dict())
+            keeper.offer(row, recognizer.trained_state())
             log.write(row)
             if on_epoch is not None:
                 on_epoch(row)
@@ -250,7 +250,7 @@ def _save(
 ) -> None:
     save_state(
         path,
-        model=recognizer.state_dict(),
+        model=recognizer.trained_state(),
         best=keeper.best_weights,
         optimizer={
             str(index): {name: torch.as_tensor(value) for name, value in values.items()}
@@ -273,7 +273,7 @@ def _resume(
             f"{path}: belongs to another training (other settings, seed or utterances): remove "
             f"{os.path.dirname(path)} or choose another --out"
         )
-    recognizer.load_state_dict(state.model)
+    recognizer.load_trained_state(state.model)
     groups = optimizer.state_dict()["param_groups"]  # the settings stay the optimizer's own
     moments = {int(index): values for index, values in state.optimizer.items()}
     optimizer.load_state_dict({"state": moments, "param_groups": groups})

@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from serkit.evaluation.metrics import f1_macro_of, uar_of, war_of
 from serkit.evaluation.multilabel import exact_match, macro_f1, mean_recall
+from serkit.recognizer import Recognizer
 from serkit.training.config import TrainingConfig
 from serkit.training.data import Examples
 from serkit.training.objectives import Term
@@ -65,11 +66,11 @@ class Keeper:
             return False
         return epoch - self.best_epoch >= patience
 
-    def restore(self, model: nn.Module, *, last_epoch: int) -> int:
+    def restore(self, recognizer: Recognizer, *, last_epoch: int) -> int:
         """Put the kept weights back and return their epoch."""
         if not self.best_weights:
             return last_epoch
-        model.load_state_dict(self.best_weights)
+        recognizer.load_trained_state(self.best_weights)
         return self.best_epoch
 
     def to_meta(self) -> dict[str, Any]:
