@@ -171,17 +171,10 @@ class _Network:
     def presets(self) -> list[str]:
         """Name what is laid over the protocol."""
         names = ["light-sernet-port"] if self.backbone == "light_sernet_port" else []
-        match self.level:
-            case None:
-                pass
-            case -1:
-                names.append("x4")
-            case 0:
-                names.append("level-0")
-            case level if level > 0:
-                names.append(f"forward-{level}")
-            case level:
-                names.append(f"backward-{-level}")
+        if self.level is not None:
+            kind = "forward" if self.level > 0 else "backward"
+            named = {-1: "x4", 0: "level-0"}
+            names.append(named.get(self.level, f"{kind}-{abs(self.level)}"))
         return [f"networks/{name}" for name in names]
 
 

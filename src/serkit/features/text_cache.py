@@ -87,14 +87,24 @@ def _encode(
     function: Callable[[Sequence[str]], tuple[Tensor, Tensor]],
     folder: Path | None,
 ) -> NDArray[Any]:
-    if folder is not None:
-        path = folder / f"{hashlib.sha256(text.encode()).hexdigest()}.safetensors"
-        try:
-            return load_file(path)["text"]
-        except (OSError, SafetensorError, KeyError):
-            pass  # not there yet, or cut off by a full disk: it is computed
+    path = None if folder is None else folder / f"{_name(text)}.safetensors"
+    row = None if path is None else _read_entry(path)
+    if row is not None:
+        return row
     tokens, n_tokens = function([text])
-    row = tokens[0, : int(n_tokens[0])].cpu().numpy()
-    if folder is not None:
-        write_atomically(path, save({"text": np.ascontiguousarray(row)}))
-    return row
+    computed: NDArray[Any] = tokens[0, : int(n_tokens[0])].cpu().numpy()
+    if path is not None:
+        write_atomically(path, save({"text": np.ascontiguousarray(computed)}))
+    return computed
+
+
+def _name(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _read_entry(path: Path) -> NDArray[Any] | None:
+    """Read an entry; ``None`` if it is not there, or was cut off by a full disk."""
+    try:
+        return load_file(path)["text"]
+    except (OSError, SafetensorError, KeyError):
+        return None
