@@ -178,6 +178,40 @@ def test_frozen_weights_are_not_kept_for_resuming(speech):
         build(pooled(speech, trainable=True)).load_trained_state(state)
 
 
+def test_checkpoints_share_frozen_weights_on_disk(speech, tmp_path):
+    recognizer, shared = build(pooled(speech)), tmp_path / "frozen.safetensors"
+    expected = recognizer.score(waves())
+    for name in ("a", "b"):
+        recognizer.save(tmp_path / name, frozen=shared)
+    recognizer.save(tmp_path / "a", frozen=shared)  # once more, over its own link
+    files = [tmp_path / name / "frozen.safetensors" for name in ("a", "b")]
+    assert all(file.samefile(shared) for file in files)
+    assert (tmp_path / "a" / "model.safetensors").stat().st_size < shared.stat().st_size / 5
+    np.testing.assert_array_equal(load_recognizer(tmp_path / "b").score(waves()), expected)
+    moved = shutil.copytree(tmp_path / "b", tmp_path / "elsewhere")
+    shutil.rmtree(tmp_path / "b")
+    shared.unlink()
+    np.testing.assert_array_equal(load_recognizer(moved).score(waves()), expected)
+
+
+def test_frozen_weights_are_copied_where_there_are_no_links(speech, tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError("no links here")
+
+    monkeypatch.setattr("serkit.recognizer.os.link", refuse)
+    recognizer = build(pooled(speech))
+    recognizer.save(tmp_path / "a", frozen=tmp_path / "frozen.safetensors")
+    loaded = load_recognizer(tmp_path / "a")
+    np.testing.assert_array_equal(loaded.score(waves()), recognizer.score(waves()))
+
+
+def test_a_checkpoint_without_its_frozen_weights_is_refused(speech, tmp_path):
+    build(pooled(speech)).save(tmp_path / "a")
+    (tmp_path / "a" / "frozen.safetensors").unlink()
+    with pytest.raises(InputError, match=r"weights do not fit config\.json"):
+        load_recognizer(tmp_path / "a")
+
+
 def test_statistics_of_features_that_change_are_refused(speech):
     with pytest.raises(InputError, match="the front end is trained and its features keep changing"):
         Recognizer(replace(pooled(speech, trainable=True), normalise="train"))

@@ -2,13 +2,15 @@
 
 It is what is trained, saved, loaded and served, and :meth:`Recognizer.forward` is the only path
 from sound to scores. On disk it is a folder: ``config.json``, ``model.safetensors`` and a model
-card, ``README.md``. Nothing is ever unpickled.
+card, ``README.md``; the weights of frozen encoders, where there are any, lie beside it in
+``frozen.safetensors``. Nothing is ever unpickled.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -45,6 +47,7 @@ Batch = Mapping[str, Tensor]
 
 FORMAT = 1  # of config.json; raised when an older serkit could misread a newer checkpoint
 CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "config.json", "model.safetensors", "README.md"
+FROZEN_FILE = "frozen.safetensors"
 
 _SEGMENTS_AT_ONCE = 64  # lengths of a segment, beyond twice which a recording is cut up
 
@@ -430,8 +433,17 @@ class Recognizer(nn.Module):
         waveform, sample_rate = load_audio(path, channel=self.config.channel)
         return self.predict(waveform, sample_rate, name=str(path), text=text)
 
-    def save(self, folder: Path | str, *, card: str = "") -> Path:
-        """Write ``config.json``, ``model.safetensors`` and the model card into a folder."""
+    def save(self, folder: Path | str, *, card: str = "", frozen: Path | None = None) -> Path:
+        """Write the recognizer into a folder.
+
+        Parameters
+        ----------
+        card
+            Text of the model card.
+        frozen
+            Where the weights of frozen encoders are shared by several checkpoints: linked from
+            there, or put there for the next if they are not there yet.
+        """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         config = {
@@ -450,10 +462,12 @@ class Recognizer(nn.Module):
             "n_parameters": self.n_parameters,
             "trained_on": dict(self.config.trained_on),
         }
-        weights = {name: tensor.contiguous().cpu() for name, tensor in self.state_dict().items()}
+        trained = self.trained_state()
+        never = {name: t for name, t in self.state_dict().items() if name not in trained}
         # Weights first: a folder without config.json is not a checkpoint yet.
-        with replacing(folder / WEIGHTS_FILE) as part:
-            save_file(weights, part)
+        _save_tensors(folder / WEIGHTS_FILE, trained)
+        if never:
+            _save_shared(folder / FROZEN_FILE, never, shared=frozen)
         write_atomically(folder / CARD_FILE, card or f"# {self.config.system}\n")
         text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
         write_atomically(folder / CONFIG_FILE, text)
@@ -507,12 +521,9 @@ def load_recognizer(name_or_folder: Path | str) -> Recognizer:
         raise InputError(f"{folder / CONFIG_FILE}: {error}") from None
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise InputError(f"{folder / CONFIG_FILE}: damaged or incomplete ({error})") from None
-    try:
-        weights = load_file(folder / WEIGHTS_FILE)
-    except (SafetensorError, OSError) as error:
-        raise InputError(
-            f"{folder / WEIGHTS_FILE}: not a readable safetensors file ({error})"
-        ) from None
+    weights = _load_tensors(folder / WEIGHTS_FILE)
+    if (folder / FROZEN_FILE).exists():
+        weights |= _load_tensors(folder / FROZEN_FILE)
     try:
         recognizer.load_state_dict(weights)
     except RuntimeError as error:
@@ -521,3 +532,29 @@ def load_recognizer(name_or_folder: Path | str) -> Recognizer:
             f"{folder / WEIGHTS_FILE}: weights do not fit {CONFIG_FILE} ({detail})"
         ) from None
     return recognizer.eval()
+
+
+def _save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    with replacing(path) as part:
+        save_file({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, part)
+
+
+def _save_shared(path: Path, tensors: Mapping[str, Tensor], *, shared: Path | None) -> None:
+    """Write a file, or link it to one of the same content."""
+    if shared is None:
+        return _save_tensors(path, tensors)
+    if not shared.exists():
+        _save_tensors(shared, tensors)
+    with replacing(path) as part:
+        part.unlink(missing_ok=True)
+        try:
+            os.link(shared, part)
+        except OSError:  # not every file system has links
+            shutil.copyfile(shared, part)
+
+
+def _load_tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path}: not a readable safetensors file ({error})") from None

@@ -140,6 +140,7 @@ def test_fine_tuning_moves_the_encoder_but_not_its_convolutions(manifest, speech
     member = next((tmp_path / "run" / "members").glob("fold*"))
     before = load_file(speech / "model.safetensors")
     after = load_file(member / "model" / "model.safetensors")
+    after |= load_file(member / "model" / "frozen.safetensors")
     moved = {
         name
         for name, value in before.items()

@@ -16,7 +16,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from serkit.files import replacing
-from serkit.recognizer import Recognizer, RecognizerConfig
+from serkit.recognizer import FROZEN_FILE, Recognizer, RecognizerConfig
 from serkit.training.config import TrainingConfig
 from serkit.training.data import Data, Examples, derive_seed, read_data
 from serkit.training.loop import STATE_FILE, fit, predict
@@ -117,6 +117,8 @@ def finish_member(
         member.folder / "model",
         card=f"# {member.recognizer.system}, {member.name}\n\nOne fold of a cross-validation, "
         f"trained on {len(member.fold.train)} utterances; weights of epoch {selected_epoch}.\n",
+        # Members start from the same pre-trained encoders and leave frozen ones as they are.
+        frozen=member.folder.parent / FROZEN_FILE,
     )
     outputs = predict(recognizer, data.evaluation.select(member.fold.test))
     with replacing(member.folder / OUTPUTS_FILE) as part:
