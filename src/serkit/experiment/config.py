@@ -49,6 +49,7 @@ __all__ = [
     "experiment_from_table",
     "explain_keys",
     "load_experiment",
+    "parse_toml",
     "preset_names",
 ]
 
@@ -325,11 +326,21 @@ def _layers(
             f"no experiment '{name}': expected a .toml file or a preset "
             f"({', '.join(preset_names())}), or several joined by +{_hint(name)}"
         )
+    return _with_bases(name, parse_toml(text, source=name), folder=folder, seen=seen)
+
+
+def parse_toml(text: str, *, source: object, advice: str = "") -> Table:
+    """Parse TOML.
+
+    Raises
+    ------
+    ConfigError
+        If it is none; the message names the source and ends with the advice.
+    """
     try:
-        table = tomllib.loads(text)
+        return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{name}: not valid TOML ({error})") from None
-    return _with_bases(name, table, folder=folder, seen=seen)
+        raise ConfigError(f"{source}: not valid TOML ({error}){advice}") from None
 
 
 def _with_bases(

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import difflib
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,16 +20,16 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, FiniteFloat, StrictBool, StrictInt
 
-from serkit.experiment.config import ConfigError, ExperimentConfig, experiment_from_table
+from serkit.experiment.config import (
+    ConfigError,
+    ExperimentConfig,
+    experiment_from_table,
+    parse_toml,
+)
 from serkit.files import write_atomically
 from serkit.models.expert_fusion import Backbone
 from serkit.settings import checked
 from serkit.types import InputError
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 __all__ = [
     "Translation",
@@ -200,15 +199,14 @@ def read_legacy(path: Path) -> Translation:
     ConfigError
         If the file is missing or not TOML, or :func:`translate` refuses what it holds.
     """
+    advice = ": write the settings of config.py as TOML, such as MIXTUREOFEXPERTS = true"
     try:
-        settings = tomllib.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(
-            f"{path}: not valid TOML ({error}): write the settings of config.py as TOML, such as "
-            "MIXTUREOFEXPERTS = true"
-        ) from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not valid TOML ({error}){advice}") from None
+    settings = parse_toml(text, source=path, advice=advice)
     try:
         return translate(settings)
     except InputError as error:

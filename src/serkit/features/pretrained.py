@@ -31,6 +31,7 @@ __all__ = [
     "build_network",
     "complete_architecture",
     "find_folder",
+    "hidden_size",
     "load_network",
     "parameter_groups",
     "read_json",
@@ -284,6 +285,22 @@ def parameter_groups(
             depth = n_layers - 1 - int(layer[1])
         groups.setdefault(depth, []).append(name)
     return [(groups[depth], decay**depth) for depth in sorted(groups)]
+
+
+def hidden_size(architecture: Mapping[str, Any] | None, *, model: str, where: str) -> int:
+    """Give the width of a network's frames or tokens.
+
+    Raises
+    ------
+    InputError
+        If the architecture is not filled in.
+    """
+    if architecture is None:
+        raise InputError(
+            f"{where}.architecture of '{model}' is not known yet: use the config of the built "
+            "encoder"
+        )
+    return int(architecture["hidden_size"])
 
 
 def _require_transformers() -> None:

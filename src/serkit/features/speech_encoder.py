@@ -30,6 +30,7 @@ from serkit.features.pretrained import (
     build_network,
     complete_architecture,
     find_folder,
+    hidden_size,
     load_network,
     parameter_groups,
     read_json,
@@ -95,12 +96,7 @@ class SpeechEncoderConfig:
         InputError
             If ``architecture`` is not filled in.
         """
-        if self.architecture is None:
-            raise InputError(
-                f"front_end.architecture of '{self.model}' is not known yet: use the config of the "
-                "built encoder"
-            )
-        return int(self.architecture["hidden_size"])
+        return hidden_size(self.architecture, model=self.model, where="front_end")
 
 
 class SpeechEncoder(nn.Module):

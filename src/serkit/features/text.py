@@ -33,6 +33,7 @@ from serkit.features.pretrained import (
     build_network,
     complete_architecture,
     find_folder,
+    hidden_size,
     load_network,
     parameter_groups,
     read_json,
@@ -89,12 +90,7 @@ class TextEncoderConfig:
         InputError
             If ``architecture`` is not filled in.
         """
-        if self.architecture is None:
-            raise InputError(
-                f"text.architecture of '{self.model}' is not known yet: use the config of the "
-                "built encoder"
-            )
-        return int(self.architecture["hidden_size"])
+        return hidden_size(self.architecture, model=self.model, where="text")
 
 
 class TextEncoder(nn.Module):
