@@ -228,22 +228,29 @@ def train(
 
         config, notes = load_legacy_experiment(legacy_moe, overrides=settings)
     from serkit.experiment.run import run_experiment
+    from serkit.training.crew import with_crew
     from serkit.training.memory import parse_size
 
     limit = None if memory is None else parse_size(memory)
-    with _Bars(quiet=as_json) as bars:
-        for note in notes:
-            bars.say(f"note: {note}")
-        report_path = run_experiment(
-            config,
-            out=out or Path("runs") / config.run_name,
-            corpora_dir=corpora_dir,
-            resume=resume,
-            n_jobs=jobs,
-            memory=limit,
-            cohort=not no_cohort,
-            progress=bars,
-        )
+
+    def run() -> Path:
+        with _Bars(quiet=as_json) as bars:
+            for note in notes:
+                bars.say(f"note: {note}")
+            return run_experiment(
+                config,
+                out=out or Path("runs") / config.run_name,
+                corpora_dir=corpora_dir,
+                resume=resume,
+                n_jobs=jobs,
+                memory=limit,
+                cohort=not no_cohort,
+                progress=bars,
+            )
+
+    report_path = with_crew(run)
+    if report_path is None:  # one of torchrun's processes that follow the first
+        return
     metrics = json.loads((report_path.parent / "metrics.json").read_text(encoding="utf-8"))
     if as_json:
         _print_json({"report": str(report_path), "metrics": metrics})

@@ -63,7 +63,7 @@ PARTS = ("train", "dev", "test")
 
 def test_an_audible_class_is_learned(tone_run):
     metrics = json.loads((tone_run / "metrics.json").read_text())
-    assert metrics["pooled"]["uar"]["mean"] > 0.9
+    assert metrics["pooled"]["uar"]["mean"] > 0.8
 
 
 def test_run_json_says_what_was_done(tone_run):

@@ -49,3 +49,15 @@ def test_short_and_long_batches_alternate():
 
 def test_without_a_limit_the_order_is_that_of_the_epoch():
     assert torch.equal(torch.cat(cut(None)), epoch_order(500, seed=3, epoch=1))
+
+
+def test_the_first_epoch_may_go_from_short_to_long():
+    n_frames = torch.tensor([5, 1, 4, 2, 3])
+    settings = {"batch_size": 2, "seed": 0, "shortest_first": True}
+    first = epoch_batches(n_frames, max_frames=None, epoch=1, **settings)
+    assert [n_frames[rows].tolist() for rows in first] == [[1, 2], [3, 4], [5]]
+    fewer = epoch_batches(n_frames, max_frames=4, epoch=1, **settings)
+    assert [n_frames[rows].tolist() for rows in fewer] == [[1, 2], [3], [4], [5]]
+    second = epoch_batches(n_frames, max_frames=None, epoch=2, **settings)
+    assert sorted(torch.cat(second).tolist()) == [0, 1, 2, 3, 4]
+    assert [len(rows) for rows in second] == [2, 2, 1]

@@ -307,3 +307,35 @@ def test_batches_by_seconds_hold_no_more_and_resume_exactly(tmp_path):
     fit(again, ragged, None, settings, **arguments)
     for key, value in whole.state_dict().items():
         assert torch.equal(again.state_dict()[key], value), key
+
+
+class Stops(Examples):
+    """Raises when it is asked for the second batch of the third epoch."""
+
+    asked = 0
+
+    def training_batch(self, rows, *, seed, epoch):
+        type(self).asked += epoch == 3
+        if type(self).asked == 2:
+            raise Killed
+        return super().training_batch(rows, seed=seed, epoch=epoch)
+
+
+def test_killed_within_an_epoch_and_resumed_equals_uninterrupted(tmp_path):
+    settings = config(save_every_batches=1)
+    whole, expected = run(tmp_path / "whole", settings)
+    part = examples()
+    with pytest.raises(Killed):
+        run(tmp_path / "cut", settings, train=Stops(part.ids, part.tensors))
+    resumed, result = run(tmp_path / "cut", settings)
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(resumed.state_dict()[name], tensor), name
+    keys = ("epoch", "train_loss", "dev_loss", "dev_uar")
+    assert [[r[k] for k in keys] for r in result.history] == [
+        [r[k] for k in keys] for r in expected.history
+    ]
+
+
+def test_selection_by_what_the_dev_part_is_not_judged_by_is_refused(tmp_path):
+    with pytest.raises(InputError, match="select_by is 'cer', and this dev part is judged by"):
+        run(tmp_path, config(select_by="cer"))

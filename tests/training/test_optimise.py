@@ -70,3 +70,32 @@ def test_the_optimiser_is_the_one_that_is_named(name, expected):
     group = optimizer.param_groups[0]
     assert (group["lr"], group["betas"], group["eps"]) == (1e-3, (0.8, 0.999), 1e-6)
     assert group["weight_decay"] == 0.02
+
+
+@pytest.mark.parametrize(
+    ("schedule", "shares"),
+    [
+        # epoch, share of its batches that are done -> share of the rate
+        ({"kind": "linear", "warmup": 0.5}, [(1, 0.25, 0.5), (1, 0.5, 1.0), (2, 1.0, 0.8)]),
+        ({"kind": "linear"}, [(1, 0.25, 0.9375), (4, 1.0, 0.0)]),
+        ({"kind": "inverse_sqrt", "warmup": 1.0}, [(1, 0.5, 0.5), (1, 1.0, 1.0), (4, 1.0, 0.5)]),
+    ],
+)
+def test_schedules_within_epochs(schedule, shares):
+    epochs = 8 if schedule.get("warmup") == 0.5 else 4
+    config = TrainingConfig(epochs=epochs, learning_rate=2.0, schedule=schedule)
+    for epoch, done, share in shares:
+        assert learning_rate(config, epoch, done=done) == pytest.approx(2.0 * share)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "message"),
+    [
+        ({"kind": "linear", "factor": 0.5}, "first, every and factor are for kind = 'steps'"),
+        ({"kind": "constant", "warmup": 1}, "warmup is for kind = 'linear' or 'inverse_sqrt'"),
+        ({"kind": "inverse_sqrt"}, "needs warmup"),
+    ],
+)
+def test_contradictions_of_a_schedule_are_refused(schedule, message):
+    with pytest.raises(ValueError, match=message):
+        TrainingConfig(schedule=schedule)

@@ -255,7 +255,7 @@ def test_a_cuda_device_trains_the_same_members(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"accumulate": 2}, r"without batch_seconds, got 2, '32-true' and None"),
+        ({"accumulate": 2}, r"got 2, '32-true', 'constant', None and False"),
         ({"precision": "bf16-mixed"}, "set training.cohort = 'processes'"),
         ({"compile": True, "accelerator": "cpu"}, "training.compile is for CUDA devices"),
         ({"accelerator": "cuda"}, "torch sees no CUDA device"),

@@ -27,9 +27,10 @@ import json
 import shutil
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -69,10 +70,12 @@ from serkit.files import write_atomically
 from serkit.labels import LabelSpace, classes_of
 from serkit.recognizer import Recognizer, RecognizerConfig
 from serkit.training.cohort import Resources, train_cohort
+from serkit.training.crew import together
 from serkit.training.data import derive_seed, read_data, write_data
 from serkit.training.lock import LOCK_FILE, FolderLock
-from serkit.training.loop import fit
+from serkit.training.loop import EpochRow, TrainingConfig, fit
 from serkit.training.member import Member, member_outputs
+from serkit.training.objectives import Term
 from serkit.training.plan import Plan
 from serkit.training.workers import one_thread
 from serkit.transcripts import Symbols
@@ -386,24 +389,47 @@ def _refit(
         return
     epochs = round(statistics.median(member_outputs(member)[1] for member in members))
     training = config.training.model_copy(update={"epochs": epochs, "select": "last"})
-    examples = read_data(data).training
-    seed = config.seeds[0]
     progress.stage("training the recognizer to keep, on everything", epochs)
+    job = partial(
+        _fit_everything,
+        recognizer_config,
+        data,
+        training,
+        objective=config.objective,
+        seed=config.seeds[0],
+        folder=out / "members" / "everything",
+    )
+    with one_thread():
+        recognizer = together(job, lambda: job(on_epoch=lambda r: progress.advance(r["epoch"])))
+    recognizer.save(out / "model")
+
+
+def _fit_everything(
+    recognizer_config: RecognizerConfig,
+    data: Path,
+    training: TrainingConfig,
+    *,
+    objective: tuple[Term, ...],
+    seed: int,
+    folder: Path,
+    on_epoch: Callable[[EpochRow], None] | None = None,
+) -> Recognizer:
+    examples = read_data(data).training
     torch.manual_seed(derive_seed(seed, "everything", "initialisation"))
     recognizer = Recognizer(recognizer_config)
-    recognizer.norm.fit(examples.gather("features"), examples.gather("n_frames"))
-    with one_thread():
-        fit(
-            recognizer,
-            examples,
-            None,
-            training,
-            objective=config.objective,
-            seed=derive_seed(seed, "everything"),
-            folder=out / "members" / "everything",
-            on_epoch=lambda row: progress.advance(row["epoch"]),
-        )
-    recognizer.save(out / "model")
+    if recognizer.norm.kind == "train":  # the other kinds need no copy of the examples
+        recognizer.norm.fit(examples.gather("features"), examples.gather("n_frames"))
+    fit(
+        recognizer,
+        examples,
+        None,
+        training,
+        objective=objective,
+        seed=derive_seed(seed, "everything"),
+        folder=folder,
+        on_epoch=on_epoch,
+    )
+    return recognizer
 
 
 def _write_card(out: Path) -> None:

@@ -25,6 +25,7 @@ class TrainingState:
     model: dict[str, Tensor]
     best: dict[str, Tensor]
     optimizer: dict[str, dict[str, Tensor]]
+    criterion: dict[str, Tensor]
     meta: dict[str, Any]
 
 
@@ -35,6 +36,7 @@ def save_state(
     best: Mapping[str, Tensor],
     optimizer: Mapping[str, Mapping[str, Tensor]],
     meta: Mapping[str, Any],
+    criterion: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Write a state; a kill at any moment leaves the old one or the new one.
 
@@ -44,9 +46,12 @@ def save_state(
         Parameter by parameter, its moments and step count. Keys hold no dot.
     meta
         Plain objects for JSON.
+    criterion
+        What the loss remembers from batch to batch.
     """
     tensors = {f"model.{name}": tensor for name, tensor in model.items()}
     tensors |= {f"best.{name}": tensor for name, tensor in best.items()}
+    tensors |= {f"criterion.{name}": tensor for name, tensor in (criterion or {}).items()}
     for key, values in optimizer.items():
         tensors |= {f"optimizer.{key}.{name}": tensor for name, tensor in values.items()}
     # Contiguous copies: safetensors refuses views that share memory.
@@ -63,7 +68,7 @@ def load_state(path: Path) -> TrainingState:
     InputError
         If the file is not a training state.
     """
-    groups: dict[str, dict[str, Tensor]] = {"model": {}, "best": {}}
+    groups: dict[str, dict[str, Tensor]] = {"model": {}, "best": {}, "criterion": {}}
     optimizer: dict[str, dict[str, Tensor]] = {}
     try:
         with safe_open(path, framework="pt") as stored:
@@ -79,4 +84,4 @@ def load_state(path: Path) -> TrainingState:
         raise InputError(
             f"{path}: not a readable training state ({error}): remove it to start this member again"
         ) from None
-    return TrainingState(groups["model"], groups["best"], optimizer, meta)
+    return TrainingState(groups["model"], groups["best"], optimizer, groups["criterion"], meta)

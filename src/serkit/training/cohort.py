@@ -3,7 +3,8 @@
 On a CPU each member (one fold with one seed) is trained in a process of its own with one thread.
 Members share nothing but the features, which the processes map from one file; so a member ends with
 the same weights whatever else is trained beside it. On a CUDA device all members are one stacked
-program; see :mod:`.stacked`. Before that, a member is tried for two steps and what it took is made
+program; see :mod:`.stacked`. Under torchrun all its processes share one member after the other; see
+:mod:`.crew`. Before a cohort, a member is tried for two steps and what it took is made
 into a plan: how many at once, in how much memory, for how long.
 """
 
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 
 import torch
 
+from serkit.training.crew import crew_size
 from serkit.training.data import holds_views
 from serkit.training.member import Member, Tell, train_member
 from serkit.training.memory import format_size, free_memory, usage
@@ -93,6 +95,8 @@ def train_cohort(
         The first error of a member; members already running are finished first.
     """
     waiting = [member for member in members if not member.finished]
+    if crew_size() > 1:
+        resources = _for_a_crew(resources)
     for member in members:
         if member.finished:
             on_event(member.name, {"finished": True})
@@ -109,6 +113,22 @@ def train_cohort(
         for member in waiting:
             train_member(member, on_event)
     return plan
+
+
+def _for_a_crew(resources: Resources) -> Resources:
+    """Train one member after the other: torchrun's processes share each of them.
+
+    Raises
+    ------
+    InputError
+        If members side by side are asked for.
+    """
+    if resources.memory is not None or resources.n_jobs is not None:
+        raise InputError(
+            "under torchrun its processes train one member after the other, together: leave out "
+            "--memory and --jobs, or start serkit without torchrun to train members side by side"
+        )
+    return Resources(cohort=False)
 
 
 def _engine(member: Member) -> str:
@@ -156,7 +176,12 @@ def _stacked(
     say: Callable[[str], None],
 ) -> Plan:
     config = waiting[0].training
-    refuse_unstackable(config, waiting[0].objective, augmented=holds_views(waiting[0].data))
+    refuse_unstackable(
+        config,
+        waiting[0].objective,
+        augmented=holds_views(waiting[0].data),
+        encoders=waiting[0].recognizer.holds_encoders,
+    )
     begun = unfinished_wave(members)
     names = {member.name for member in begun}
     rest = [member for member in waiting if member.name not in names]

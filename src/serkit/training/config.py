@@ -12,11 +12,18 @@ __all__ = ["Schedule", "TrainingConfig"]
 
 
 class Schedule(BaseModel):
-    """How the learning rate goes on from epoch to epoch."""
+    """How the learning rate goes on.
+
+    ``linear`` and ``inverse_sqrt`` change it from step to step: it rises from 0 during ``warmup``
+    epochs, then falls linearly to 0 at the last epoch's end, or with the root of the time.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    kind: Literal["constant", "steps"] = "constant"
+    kind: Literal["constant", "steps", "linear", "inverse_sqrt"] = "constant"
+    warmup: float | None = Field(
+        default=None, ge=0, description="linear, inverse_sqrt: epochs of rising; may be a fraction"
+    )
     first: int | None = Field(default=None, ge=2, description="steps: first epoch at a lower rate")
     every: int | None = Field(default=None, ge=1, description="steps: epochs from step to step")
     factor: float | None = Field(default=None, gt=0, description="steps: of the rate at each step")
@@ -26,12 +33,24 @@ class Schedule(BaseModel):
         given = [value is not None for value in (self.first, self.every, self.factor)]
         if self.kind == "steps" and not all(given):
             raise ValueError("kind = 'steps' needs first, every and factor: state all three")
-        if self.kind == "constant" and any(given):
+        if self.kind != "steps" and any(given):
             raise ValueError(
-                "first, every and factor are for kind = 'steps', and this kind is 'constant': "
+                f"first, every and factor are for kind = 'steps', and this kind is '{self.kind}': "
                 "leave them out or set kind = 'steps'"
             )
+        if not self.within_epochs and self.warmup is not None:
+            raise ValueError(
+                f"warmup is for kind = 'linear' or 'inverse_sqrt', and this kind is '{self.kind}': "
+                "leave it out, or take training.warmup_epochs"
+            )
+        if self.kind == "inverse_sqrt" and not self.warmup:
+            raise ValueError("kind = 'inverse_sqrt' needs warmup, in epochs: it is the time's unit")
         return self
+
+    @property
+    def within_epochs(self) -> bool:
+        """Tell whether the rate changes from step to step."""
+        return self.kind in ("linear", "inverse_sqrt")
 
 
 class TrainingConfig(BaseModel):
@@ -71,7 +90,7 @@ class TrainingConfig(BaseModel):
     clip_norm: float | None = Field(default=None, gt=0, description="gradient norm limit")
     accumulate: int = Field(default=1, ge=1, description="batches per optimiser step")
     select: Literal["best_dev", "last"] = "best_dev"
-    select_by: Literal["uar", "war", "loss"] = Field(
+    select_by: Literal["uar", "war", "loss", "cer"] = Field(
         default="uar",
         description="dev quantity that picks the epoch; ties go to the lower dev loss",
     )
@@ -95,5 +114,11 @@ class TrainingConfig(BaseModel):
     )
     save_every_s: float = Field(
         default=30.0, ge=0, description="seconds between resumable states; 0: every epoch"
+    )
+    save_every_batches: int | None = Field(
+        default=None, ge=1, description="resumable states within an epoch, after so many batches"
+    )
+    shortest_first: bool = Field(
+        default=False, description="the first epoch goes from short to long instead of shuffled"
     )
     tensorboard: bool = Field(default=False, description="write TensorBoard events beside the log")

@@ -280,6 +280,10 @@ class Examples:
         """Give the position in ``ids`` of each piece's utterance, ``(len(self),)``."""
         return torch.arange(len(self.ids)) if self.owners is None else self.owners
 
+    def lengths(self) -> Tensor:
+        """Count the frames of each piece, ``(len(self),)``."""
+        return self.gather("n_frames")
+
     def gather(self, name: str) -> Tensor:
         """Copy one tensor's rows of these pieces."""
         return self.tensors[name][self.base_rows(torch.arange(len(self)))]

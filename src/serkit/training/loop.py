@@ -4,9 +4,13 @@
 enter; a protocol that selects on the test fold has to hand it over *as* the dev part, and is named
 for it.
 
-Randomness is a function of (seed, epoch), never of history: each epoch draws its order and its
-dropout from its own derived seed. A run that was killed and resumed therefore ends with the weights
-of a run that was not, without any generator state on disk.
+Randomness is a function of (seed, epoch, batch), never of history: each epoch draws its order, and
+each batch its dropout, from a derived seed. A run that was killed, in the middle of an epoch or
+not, and resumed therefore ends with the weights of a run that was not, without any generator state
+on disk.
+
+Under torchrun every process of the :mod:`crew <.crew>` runs the same ``fit``: each computes the
+loss of its share of every batch, gradients are summed, and the leader alone judges and writes.
 """
 
 from __future__ import annotations
@@ -14,14 +18,16 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from lightning_fabric import Fabric
+from lightning_fabric.strategies import DDPStrategy
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
@@ -30,14 +36,10 @@ from serkit.recognizer import Recognizer
 from serkit.training.batches import epoch_batches
 from serkit.training.checkpoint import load_state, save_state
 from serkit.training.config import TrainingConfig
+from serkit.training.crew import crew_rank, crew_size
 from serkit.training.data import Examples, derive_seed
-from serkit.training.objectives import (
-    Term,
-    class_shares,
-    penalised_parameters,
-    total_loss,
-    with_penalties,
-)
+from serkit.training.learner import Criterion, EpochRow, JudgeDev, Part, TermsCriterion
+from serkit.training.objectives import Term, class_shares, penalised_parameters
 from serkit.training.optimise import (
     build_optimizer,
     rate_groups,
@@ -47,7 +49,6 @@ from serkit.training.optimise import (
 from serkit.training.record import (
     LOG_FILE,
     EpochLog,
-    EpochRow,
     Keeper,
     identify,
     judge,
@@ -56,7 +57,16 @@ from serkit.training.record import (
 )
 from serkit.types import InputError
 
-__all__ = ["LOG_FILE", "STATE_FILE", "EpochRow", "FitResult", "TrainingConfig", "fit", "predict"]
+__all__ = [
+    "LOG_FILE",
+    "STATE_FILE",
+    "EpochRow",
+    "FitResult",
+    "TrainingConfig",
+    "fit",
+    "fit_learner",
+    "predict",
+]
 
 STATE_FILE = "state.safetensors"
 
@@ -69,9 +79,10 @@ class FitResult:
     ----------
     history
         One row per epoch: epoch (from 1), train_loss (penalties included), learning_rate if it
-        is not constant, dev_loss, dev_uar, dev_war, seconds.
+        is not constant, what the dev part was judged to be (dev_loss, dev_uar, dev_war, ...),
+        seconds.
     selected_epoch
-        The epoch whose weights the recognizer now holds.
+        The epoch whose weights the learner now holds.
     """
 
     history: tuple[EpochRow, ...]
@@ -89,12 +100,62 @@ def fit(
     folder: Path,
     on_epoch: Callable[[EpochRow], None] | None = None,
 ) -> FitResult:
-    """Train a recognizer; afterwards it holds the weights of the selected epoch.
+    """Train a recognizer of emotion; see :func:`fit_learner`.
 
     Parameters
     ----------
+    objective
+        Terms of the loss.
+
+    Raises
+    ------
+    InputError
+        As there; or if the objective or a penalty names what the model does not have.
+    """
+    refuse_empty_parts(config, train, dev)
+    weighted = any(term.class_weights != "none" for term in objective)
+    n_classes = len(recognizer.labels.classes)
+    criterion = TermsCriterion(
+        objective,
+        parameters=dict(recognizer.named_parameters()),
+        penalised=penalised_parameters(recognizer, config.penalties),
+        shares=class_shares(train, n_classes=n_classes) if weighted else None,
+    )
+    return fit_learner(
+        recognizer,
+        train,
+        dev,
+        config,
+        criterion=criterion,
+        judge_dev=lambda learner, part: _judge_emotion(learner, part, config.batch_size),
+        seed=seed,
+        folder=folder,
+        on_epoch=on_epoch,
+    )
+
+
+def fit_learner(
+    learner: Any,
+    train: Part,
+    dev: Any | None,
+    config: TrainingConfig,
+    *,
+    criterion: Criterion,
+    judge_dev: JudgeDev,
+    seed: int,
+    folder: Path,
+    on_epoch: Callable[[EpochRow], None] | None = None,
+) -> FitResult:
+    """Train a network; afterwards it holds the weights of the selected epoch.
+
+    Parameters
+    ----------
+    learner
+        An ``nn.Module`` that is a :class:`.learner.Learner`.
     train, dev
         ``dev`` may be ``None`` when ``config.select`` is ``last``.
+    judge_dev
+        Called after each epoch with the learner and the dev part.
     seed
         Decides order and dropout (the caller decides the initialisation).
     folder
@@ -107,71 +168,84 @@ def fit(
     ------
     InputError
         If the training part is empty, selection by dev is asked for without a dev part, the folder
-        holds another training, the objective or a penalty names what the model does not have, or
-        the training diverged.
+        holds another training, or the training diverged.
     """
     refuse_empty_parts(config, train, dev)
-    # Fabric announces mixed precision once per process, and each member is a process.
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
-    fabric = Fabric(accelerator=config.accelerator, devices=1, precision=config.precision)
-    fabric.launch()
+    fabric = _launch(config)
     folder.mkdir(parents=True, exist_ok=True)
-    optimizer = build_optimizer(rate_groups(recognizer, config), config)
-    wrapped, fabric_optimizer = fabric.setup(recognizer, optimizer)
-    penalised = penalised_parameters(recognizer, config.penalties)
-    parameters = dict(recognizer.named_parameters())
-    shares = class_shares(train, n_classes=len(recognizer.labels.classes)).to(fabric.device)
-
-    def loss_of(batch: Mapping[str, Tensor]) -> Tensor:
-        summed, _ = total_loss(wrapped(batch), batch, objective, shares=shares)
-        return with_penalties(summed, parameters, penalised)
-
-    identity = identify(config, objective, seed=seed, train=train, dev=dev)
-    keeper = Keeper(config)
-    history: list[EpochRow] = []
-    n_frames, max_frames = train.gather("n_frames"), None
+    optimizer = build_optimizer(rate_groups(learner, config), config)
+    wrapped, fabric_optimizer = fabric.setup(learner, optimizer)
+    identity = identify(config, criterion.describe(), seed=seed, train=train, dev=dev)
+    run = _Run(
+        config=config,
+        learner=learner,
+        optimizer=optimizer,
+        criterion=criterion,
+        keeper=Keeper(config),
+        identity=identity,
+        path=folder / STATE_FILE,
+    )
+    if run.path.exists():
+        run.resume()
+    n_frames, max_frames = train.lengths(), None
     if config.batch_seconds is not None:
-        max_frames = config.batch_seconds * recognizer.frame_rate
-    state_path = folder / STATE_FILE
-    if state_path.exists():
-        history = _resume(state_path, identity, recognizer, optimizer, keeper)
-    with EpochLog(folder, history, tensorboard=config.tensorboard) as log:
-        saved_at = time.monotonic()
-        for epoch in range(len(history) + 1, config.epochs + 1):
-            if keeper.exhausted(len(history)):
+        max_frames = config.batch_seconds * learner.frame_rate
+    leads = crew_rank() == 0
+    with EpochLog(folder, run.history, tensorboard=config.tensorboard, write=leads) as log:
+        for epoch in range(len(run.history) + 1, config.epochs + 1):
+            if run.keeper.exhausted(len(run.history)):
                 break
-            started = time.perf_counter()
-            set_learning_rate(optimizer, config, epoch=epoch)
             batches = epoch_batches(
                 n_frames,
                 batch_size=config.batch_size,
                 max_frames=max_frames,
                 seed=seed,
                 epoch=epoch,
+                shortest_first=config.shortest_first,
             )
-            torch.manual_seed(derive_seed(seed, "dropout", epoch))
-            copies = (train.training_batch(rows, seed=seed, epoch=epoch) for rows in batches)
-            train_loss = _train_epoch(
-                wrapped, loss_of, fabric_optimizer, fabric, copies, config, n_batches=len(batches)
-            )
-            row: EpochRow = {"epoch": epoch, "train_loss": train_loss}
+            _train_epoch(run, wrapped, fabric_optimizer, fabric, train, batches, seed=seed)
+            row: EpochRow = {"epoch": epoch, "train_loss": run.mean_loss()}
+            run.end_epoch()
             row |= rate_of_row(config, epoch)
-            if dev is not None and len(dev):
-                scores = predict(recognizer, dev, batch_size=config.batch_size)["scores"]
-                row |= judge(scores, dev.of_utterances("emotion").numpy())
-            row["seconds"] = round(time.perf_counter() - started, 3)
-            history.append(row)
-            keeper.offer(row, recognizer.trained_state())
+            if leads and dev is not None and len(dev):
+                row |= judge_dev(learner, dev)
+            row["seconds"] = round(run.seconds(), 3)
+            row = fabric.broadcast(row)
+            run.history.append(row)
+            run.keeper.offer(row, learner.trained_state())
             log.write(row)
-            if on_epoch is not None:
+            if leads and on_epoch is not None:
                 on_epoch(row)
-            if time.monotonic() - saved_at >= config.save_every_s:
-                _save(state_path, identity, recognizer, optimizer, keeper, history)
-                saved_at = time.monotonic()
-    refuse_divergence(history)
-    selected = keeper.restore(recognizer, last_epoch=len(history))
-    recognizer.eval()
-    return FitResult(tuple(history), selected)
+            if run.due():
+                run.save()
+    refuse_divergence(run.history)
+    selected = run.keeper.restore(learner, last_epoch=len(run.history))
+    learner.eval()
+    return FitResult(tuple(run.history), selected)
+
+
+def _launch(config: TrainingConfig) -> Fabric:
+    # Fabric announces mixed precision once per process, and each member is a process.
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+    if crew_size() == 1:
+        fabric = Fabric(accelerator=config.accelerator, devices=1, precision=config.precision)
+    else:
+        n_here = int(os.environ.get("LOCAL_WORLD_SIZE", crew_size()))
+        fabric = Fabric(
+            accelerator=config.accelerator,
+            devices=n_here,
+            num_nodes=crew_size() // n_here,
+            precision=config.precision,
+            # Models have parts that a batch may not reach, such as the head of a missing target.
+            strategy=DDPStrategy(find_unused_parameters=True),
+        )
+    fabric.launch()
+    return fabric
+
+
+def _judge_emotion(recognizer: Recognizer, dev: Examples, batch_size: int) -> EpochRow:
+    scores = predict(recognizer, dev, batch_size=batch_size)["scores"]
+    return judge(scores, dev.of_utterances("emotion").numpy())
 
 
 @torch.inference_mode()
@@ -210,73 +284,163 @@ def predict(
     return {name: tensor.numpy() for name, tensor in pooled.items()}
 
 
+@dataclass(slots=True)
+class _Run:
+    """What a training has come to; all of it goes into the resumable state."""
+
+    config: TrainingConfig
+    learner: Any
+    optimizer: torch.optim.Optimizer
+    criterion: Criterion
+    keeper: Keeper
+    identity: str
+    path: Path
+    history: list[EpochRow] = field(default_factory=list)
+    n_batches: int = 0  # of the epoch at hand that are done
+    loss_sum: float | Tensor = 0.0  # over the examples of those
+    n_seen: int = 0
+    seconds_before: float = 0.0  # of the epoch at hand, before a kill
+    began: float = field(default_factory=time.perf_counter)
+    saved_at: float = field(default_factory=time.monotonic)
+
+    def seconds(self) -> float:
+        """Time spent on the epoch at hand."""
+        return self.seconds_before + time.perf_counter() - self.began
+
+    def count(self, loss: Tensor, n: int) -> None:
+        """Count a batch as done."""
+        self.n_batches += 1
+        self.n_seen += n
+        self.loss_sum = self.loss_sum + loss * n
+
+    def mean_loss(self) -> float:
+        """Average the loss over the examples that all processes have seen in this epoch."""
+        return self._summed() / max(self.n_seen, 1)
+
+    def end_epoch(self) -> None:
+        """Count anew."""
+        self.n_batches, self.loss_sum, self.n_seen = 0, 0.0, 0
+
+    def _summed(self) -> float:
+        total = torch.as_tensor(self.loss_sum, dtype=torch.float64).cpu()
+        if crew_size() > 1:
+            dist.all_reduce(total)
+        return float(total)
+
+    def due(self) -> bool:
+        """Tell whether it is time to save after an epoch."""
+        return time.monotonic() - self.saved_at >= self.config.save_every_s
+
+    def due_within(self) -> bool:
+        """Tell whether it is time to save in the middle of an epoch."""
+        every = self.config.save_every_batches
+        if every is not None and self.n_batches % every == 0:
+            return True
+        # 0 asks for a state after every epoch, not after every step; and clocks differ in a crew,
+        # which has to save together.
+        return self.config.save_every_s > 0 and crew_size() == 1 and self.due()
+
+    def save(self) -> None:
+        """Write the state, in the leader; in the middle of an epoch all call it together."""
+        loss_sum = self._summed() if self.n_batches else 0.0
+        if crew_rank() == 0:
+            optimizer = {
+                str(index): {name: torch.as_tensor(value) for name, value in values.items()}
+                for index, values in self.optimizer.state_dict()["state"].items()
+            }
+            save_state(
+                self.path,
+                model=self.learner.trained_state(),
+                best=self.keeper.best_weights,
+                optimizer=optimizer,
+                criterion=self.criterion.state(),
+                meta={
+                    "identity": self.identity,
+                    "history": self.history,
+                    "n_batches": self.n_batches,
+                    "loss_sum": loss_sum,
+                    "n_seen": self.n_seen,
+                    "seconds": self.seconds(),
+                }
+                | self.keeper.to_meta(),
+            )
+        self.saved_at = time.monotonic()
+
+    def resume(self) -> None:
+        """Go on from the stored state.
+
+        Raises
+        ------
+        InputError
+            If it is that of another training.
+        """
+        state = load_state(self.path)
+        if state.meta["identity"] != self.identity:
+            raise InputError(
+                f"{self.path}: belongs to another training (other settings, seed or utterances): "
+                f"remove {os.path.dirname(self.path)} or choose another --out"
+            )
+        self.learner.load_trained_state(state.model)
+        groups = self.optimizer.state_dict()["param_groups"]  # the settings stay its own
+        moments = {int(index): values for index, values in state.optimizer.items()}
+        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        self.criterion.load_state(state.criterion)
+        self.keeper.resume(state.meta, state.best)
+        self.history = state.meta["history"]
+        self.n_batches, self.n_seen = state.meta["n_batches"], state.meta["n_seen"]
+        # The leader alone counts what all processes had seen.
+        self.loss_sum = state.meta["loss_sum"] if crew_rank() == 0 else 0.0
+        self.seconds_before = state.meta["seconds"] if self.n_batches else 0.0
+
+
 def _train_epoch(
+    run: _Run,
     model: Any,
-    loss_of: Callable[[Mapping[str, Tensor]], Tensor],
     optimizer: Any,
     fabric: Fabric,
-    batches: Iterable[Mapping[str, Tensor]],
-    config: TrainingConfig,
+    train: Part,
+    batches: Sequence[Tensor],
     *,
-    n_batches: int,
-) -> float:
-    """Run one epoch and return the mean loss per example."""
+    seed: int,
+) -> None:
+    """Train with the batches of an epoch that are not done."""
+    config, epoch = run.config, len(run.history) + 1
+    run.began = time.perf_counter()
+    if not run.n_batches:
+        run.seconds_before = 0.0
     model.train()
-    total, n_seen = torch.zeros((), device=fabric.device), 0
-    for number, copied in enumerate(batches, start=1):
+    for number, rows in enumerate(batches[run.n_batches :], start=run.n_batches + 1):
+        own, share = _own_share(rows)
+        copied = train.training_batch(own, seed=seed, epoch=epoch)
         batch = {name: t.to(fabric.device) for name, t in copied.items()}
-        stepping = number % config.accumulate == 0 or number == n_batches
+        torch.manual_seed(derive_seed(seed, "dropout", epoch, number, *_own_stream()))
+        stepping = number % config.accumulate == 0 or number == len(batches)
         with fabric.no_backward_sync(model, enabled=not stepping):
-            loss = loss_of(batch)
-            fabric.backward(loss / config.accumulate)
+            outputs = model(batch)
+            loss = run.criterion.loss(outputs, batch, share=share)
+            # Gradients are averaged over the processes, and the shares' losses are summands.
+            fabric.backward(loss * (crew_size() / config.accumulate))
         if stepping:
             if config.clip_norm is not None:
                 clip_grad_norm_(model.parameters(), config.clip_norm)
+            set_learning_rate(run.optimizer, config, epoch=epoch, done=number / len(batches))
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-        n = len(batch["n_frames"])
-        total += loss.detach() * n
-        n_seen += n
-    return float(total) / n_seen
+        run.criterion.remember({k: v.detach() for k, v in outputs.items()}, batch, epoch=epoch)
+        run.count(loss.detach(), len(rows))
+        if stepping and number < len(batches) and run.due_within():
+            run.save()
 
 
-def _save(
-    path: Path,
-    identity: str,
-    recognizer: Recognizer,
-    optimizer: torch.optim.Optimizer,
-    keeper: Keeper,
-    history: Sequence[EpochRow],
-) -> None:
-    save_state(
-        path,
-        model=recognizer.trained_state(),
-        best=keeper.best_weights,
-        optimizer={
-            str(index): {name: torch.as_tensor(value) for name, value in values.items()}
-            for index, values in optimizer.state_dict()["state"].items()
-        },
-        meta={"identity": identity, "history": list(history)} | keeper.to_meta(),
-    )
+def _own_share(rows: Tensor) -> tuple[Tensor, float]:
+    """Give this process's rows of a batch, and what share of it they are."""
+    own = rows.tensor_split(crew_size())[crew_rank()]
+    if len(own):
+        return own, len(own) / len(rows)
+    # A batch smaller than the crew: the others' gradients are waited for with a loss of 0.
+    return rows[:1], 0.0
 
 
-def _resume(
-    path: Path,
-    identity: str,
-    recognizer: Recognizer,
-    optimizer: torch.optim.Optimizer,
-    keeper: Keeper,
-) -> list[EpochRow]:
-    state = load_state(path)
-    if state.meta["identity"] != identity:
-        raise InputError(
-            f"{path}: belongs to another training (other settings, seed or utterances): remove "
-            f"{os.path.dirname(path)} or choose another --out"
-        )
-    recognizer.load_trained_state(state.model)
-    groups = optimizer.state_dict()["param_groups"]  # the settings stay the optimizer's own
-    moments = {int(index): values for index, values in state.optimizer.items()}
-    optimizer.load_state_dict({"state": moments, "param_groups": groups})
-    keeper.resume(state.meta, state.best)
-    history: list[EpochRow] = state.meta["history"]
-    return history
+def _own_stream() -> tuple[int, ...]:
+    """Tell the dropout of followers from the leader's, which is that of a process alone."""
+    return (crew_rank(),) if crew_rank() else ()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ from safetensors.numpy import save_file
 from serkit.files import replacing
 from serkit.recognizer import FROZEN_FILE, Recognizer, RecognizerConfig
 from serkit.training.config import TrainingConfig
+from serkit.training.crew import together
 from serkit.training.data import Data, Examples, derive_seed, read_data
-from serkit.training.loop import STATE_FILE, fit, predict
+from serkit.training.loop import STATE_FILE, FitResult, fit, predict
 from serkit.training.objectives import Term
 from serkit.types import Fold
 
@@ -83,6 +85,14 @@ def train_member(member: Member, tell: Tell) -> None:
     if member.finished:
         tell(member.name, {"finished": True})
         return
+    recognizer, data, result = together(
+        partial(_fit_member, member, _silence), lambda: _fit_member(member, tell)
+    )
+    finish_member(member, recognizer, data, selected_epoch=result.selected_epoch)
+    tell(member.name, {"finished": True})
+
+
+def _fit_member(member: Member, tell: Tell) -> tuple[Recognizer, Data, FitResult]:
     data = read_data(member.data)
     train, dev = member.parts(data)
     recognizer = initial_recognizer(member, train)
@@ -96,8 +106,11 @@ def train_member(member: Member, tell: Tell) -> None:
         folder=member.folder,
         on_epoch=lambda row: tell(member.name, row),
     )
-    finish_member(member, recognizer, data, selected_epoch=result.selected_epoch)
-    tell(member.name, {"finished": True})
+    return recognizer, data, result
+
+
+def _silence(_name: str, _row: dict[str, Any]) -> None:
+    """Tell nobody."""
 
 
 def initial_recognizer(member: Member, train: Examples) -> Recognizer:

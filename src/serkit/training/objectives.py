@@ -230,12 +230,17 @@ def total_loss(
     terms: Sequence[Term],
     *,
     shares: Tensor | None = None,
+    share: float = 1.0,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Sum the weighted terms.
 
     Parameters
     ----------
     shares : (n_classes,), see :func:`class_shares`; ``None``: no term is weighted by class
+    share
+        Part of a larger batch that this one is: means over the batch count for that much, so that
+        the losses of all parts sum to that of the whole. Class-weighted and contrastive terms are
+        those of each part by itself.
 
     Returns
     -------
@@ -257,7 +262,8 @@ def total_loss(
             beside.output(term.output), beside.target(term.target), term, beside
         )
         parts[f"{term.output}/{term.loss}"] = value.detach()
-        summands.append(term.weight * value)
+        is_sum = term.loss == "ctc" and term.ctc_reduction == "sum"
+        summands.append(term.weight * (1.0 if is_sum else share) * value)
     return sum(summands[1:], start=summands[0]), parts
 
 
@@ -300,7 +306,11 @@ def penalised_parameters(
 
 
 def with_penalties(
-    loss: Tensor, tensors: Mapping[str, Tensor], penalised: Sequence[Penalised]
+    loss: Tensor,
+    tensors: Mapping[str, Tensor],
+    penalised: Sequence[Penalised],
+    *,
+    share: float = 1.0,
 ) -> Tensor:
     """Add the penalties to a loss.
 
@@ -309,6 +319,8 @@ def with_penalties(
     loss : scalar
     tensors
         The recognizer's parameters by name.
+    share
+        As in :func:`total_loss`.
     """
     for each in penalised:
         tensor = tensors[each.name]
@@ -317,7 +329,7 @@ def with_penalties(
         else:
             copies = tensor.reshape(each.n_copies, -1)
             size = torch.linalg.vector_norm(copies, dim=1).sum()
-        loss = loss + each.penalty.weight * size
+        loss = loss + share * each.penalty.weight * size
     return loss
 
 

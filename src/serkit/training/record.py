@@ -15,16 +15,13 @@ from torch import Tensor
 
 from serkit.evaluation.metrics import f1_macro_of, uar_of, war_of
 from serkit.evaluation.multilabel import exact_match, macro_f1, mean_recall
-from serkit.recognizer import Recognizer
 from serkit.training.config import TrainingConfig
-from serkit.training.data import Examples
-from serkit.training.objectives import Term
+from serkit.training.learner import EpochRow, Learner, Part
 from serkit.types import InputError
 
 __all__ = [
     "LOG_FILE",
     "EpochLog",
-    "EpochRow",
     "Keeper",
     "identify",
     "judge",
@@ -34,7 +31,7 @@ __all__ = [
 
 LOG_FILE = "log.jsonl"
 
-EpochRow = dict[str, Any]
+_BETTER_BELOW = ("loss", "cer")  # dev quantities of which less is better
 
 
 class Keeper:
@@ -53,7 +50,12 @@ class Keeper:
         if row["epoch"] % self.config.select_every:
             return
         by = self.config.select_by
-        score = -row["dev_loss"] if by == "loss" else row[f"dev_{by}"]
+        if f"dev_{by}" not in row:
+            raise InputError(
+                f"training.select_by is '{by}', and this dev part is judged by "
+                f"{', '.join(sorted(k.removeprefix('dev_') for k in row if k.startswith('dev_')))}"
+            )
+        score = -row[f"dev_{by}"] if by in _BETTER_BELOW else row[f"dev_{by}"]
         key = (score, -row["dev_loss"])
         if self.best_key is None or key > self.best_key:
             self.best_key, self.best_epoch = key, row["epoch"]
@@ -66,11 +68,11 @@ class Keeper:
             return False
         return epoch - self.best_epoch >= patience
 
-    def restore(self, recognizer: Recognizer, *, last_epoch: int) -> int:
+    def restore(self, learner: Learner, *, last_epoch: int) -> int:
         """Put the kept weights back and return their epoch."""
         if not self.best_weights:
             return last_epoch
-        recognizer.load_trained_state(self.best_weights)
+        learner.load_trained_state(self.best_weights)
         return self.best_epoch
 
     def to_meta(self) -> dict[str, Any]:
@@ -89,13 +91,24 @@ class EpochLog:
     """``log.jsonl``, one row per epoch, and TensorBoard events if wanted.
 
     On resuming, rows beyond the saved state (written before a kill) are dropped: they come again.
+    With ``write=False``, in processes that follow another's training, nothing is written.
     """
 
-    def __init__(self, folder: Path, history: Sequence[EpochRow], *, tensorboard: bool) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        history: Sequence[EpochRow],
+        *,
+        tensorboard: bool,
+        write: bool = True,
+    ) -> None:
+        self.file: Any = None
+        self.writer: Any = None
+        if not write:
+            return
         path = folder / LOG_FILE
         path.write_text("".join(json.dumps(row) + "\n" for row in history), encoding="utf-8")
         self.file = path.open("a", encoding="utf-8")
-        self.writer: Any = None
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter
 
@@ -103,6 +116,8 @@ class EpochLog:
 
     def write(self, row: EpochRow) -> None:
         """Add the row of an epoch."""
+        if self.file is None:
+            return
         self.file.write(json.dumps(row) + "\n")
         self.file.flush()
         if self.writer is not None:
@@ -114,7 +129,8 @@ class EpochLog:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.file.close()
+        if self.file is not None:
+            self.file.close()
         if self.writer is not None:
             self.writer.close()
 
@@ -155,19 +171,27 @@ def _judge_decisions(scores: NDArray[np.float32], truth: NDArray[np.bool_]) -> E
 
 
 def identify(
-    config: TrainingConfig,
-    objective: Sequence[Term],
-    *,
-    seed: int,
-    train: Examples,
-    dev: Examples | None,
+    config: TrainingConfig, criterion: Any, *, seed: int, train: Part, dev: Any | None
 ) -> str:
-    """Identify a training: a state may only be resumed by the training that wrote it."""
-    unimportant = {"save_every_s", "tensorboard", "accelerator", "cohort", "compile"}
+    """Identify a training: a state may only be resumed by the training that wrote it.
+
+    Parameters
+    ----------
+    criterion
+        What the loss is, as plain objects.
+    """
+    unimportant = {
+        "save_every_s",
+        "save_every_batches",
+        "tensorboard",
+        "accelerator",
+        "cohort",
+        "compile",
+    }
     text = json.dumps(
         [
             config.model_dump(exclude=unimportant),
-            [term.model_dump() for term in objective],
+            criterion,
             seed,
             train.ids,
             dev.ids if dev is not None else None,
@@ -176,7 +200,7 @@ def identify(
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def refuse_empty_parts(config: TrainingConfig, train: Examples, dev: Examples | None) -> None:
+def refuse_empty_parts(config: TrainingConfig, train: Part, dev: Any | None) -> None:
     """Refuse to train on nothing, or to select by nothing.
 
     Raises

@@ -29,12 +29,12 @@ from serkit.recognizer import Recognizer
 from serkit.training.checkpoint import load_state, save_state
 from serkit.training.config import TrainingConfig
 from serkit.training.data import Data, Examples, derive_seed, epoch_order, read_data
+from serkit.training.learner import EpochRow
 from serkit.training.member import Member, Tell, finish_member, initial_recognizer
 from serkit.training.objectives import UNSTACKABLE, Term, class_shares
 from serkit.training.optimise import rate_of_row
 from serkit.training.record import (
     EpochLog,
-    EpochRow,
     Keeper,
     identify,
     judge,
@@ -68,15 +68,23 @@ def stack_device(config: TrainingConfig) -> torch.device:
 def stackable(config: TrainingConfig, objective: Sequence[Term] = ()) -> bool:
     """Tell whether a stack can train with these settings and terms."""
     settings_fit = (
-        config.accumulate == 1 and config.precision == "32-true" and config.batch_seconds is None
+        config.accumulate == 1
+        and config.precision == "32-true"
+        and config.batch_seconds is None
+        and not config.schedule.within_epochs
+        and not config.shortest_first
     )
     return settings_fit and not any(term.loss in UNSTACKABLE for term in objective)
 
 
 def refuse_unstackable(
-    config: TrainingConfig, objective: Sequence[Term] = (), *, augmented: bool = False
+    config: TrainingConfig,
+    objective: Sequence[Term] = (),
+    *,
+    augmented: bool = False,
+    encoders: bool = False,
 ) -> None:
-    """Refuse settings, terms and augmented views, which a stack cannot train with.
+    """Refuse settings, terms, augmented views and encoders, which a stack cannot train with.
 
     Raises
     ------
@@ -88,6 +96,11 @@ def refuse_unstackable(
             "training.cohort = 'stacked' cannot train with augmented views: set training.cohort = "
             "'processes'"
         )
+    if encoders:
+        raise InputError(
+            "training.cohort = 'stacked' cannot train a recognizer that holds a pre-trained encoder"
+            ": set training.cohort = 'processes'"
+        )
     for term in objective:
         if term.loss in UNSTACKABLE:
             raise InputError(
@@ -96,9 +109,11 @@ def refuse_unstackable(
             )
     if not stackable(config):
         raise InputError(
-            "training.cohort = 'stacked' trains with accumulate = 1, precision = '32-true' and "
-            f"without batch_seconds, got {config.accumulate}, '{config.precision}' and "
-            f"{config.batch_seconds}: change them, or set training.cohort = 'processes'"
+            "training.cohort = 'stacked' trains with accumulate = 1, precision = '32-true', a "
+            "schedule by epoch, and without batch_seconds and shortest_first, got "
+            f"{config.accumulate}, '{config.precision}', '{config.schedule.kind}', "
+            f"{config.batch_seconds} and {config.shortest_first}: change them, or set "
+            "training.cohort = 'processes'"
         )
     if config.accelerator == "cuda" and not torch.cuda.is_available():
         raise InputError(
@@ -128,7 +143,11 @@ class _Trained:
         train, dev = member.parts(data)
         refuse_empty_parts(member.training, train, dev)
         identity = identify(
-            member.training, member.objective, seed=member.order_seed, train=train, dev=dev
+            member.training,
+            [term.model_dump() for term in member.objective],
+            seed=member.order_seed,
+            train=train,
+            dev=dev,
         )
         return cls(member, train, dev, Keeper(member.training), identity)
 
