@@ -228,7 +228,7 @@ def test_the_duration_of_a_run_is_that_of_all_its_sittings(tiny_experiment, tmp_
         clock["now"] += clock["tick"]
         return clock["now"]
 
-    monkeypatch.setattr("serkit.experiment.run.time.monotonic", monotonic)
+    monkeypatch.setattr("serkit.experiment.run_folder.time.monotonic", monotonic)
     with pytest.raises(Killed):
         run_experiment(config, out=out, n_jobs=1, progress=KilledInTraining())
     clock["tick"] = 0.0

@@ -23,7 +23,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -46,9 +46,12 @@ __all__ = [
     "ExperimentConfig",
     "LabelsConfig",
     "ProtocolConfig",
+    "Strict",
+    "check_experiment",
     "experiment_from_table",
     "explain_keys",
     "load_experiment",
+    "merge_experiment",
     "parse_toml",
     "preset_names",
 ]
@@ -64,11 +67,16 @@ class ConfigError(InputError):
     """An experiment file that cannot be used; the message names the file and the key."""
 
 
-class _Strict(BaseModel):
+class Strict(BaseModel):
+    """Settings of which every key is checked."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class CorpusConfig(_Strict):
+StrictConfig = TypeVar("StrictConfig", bound=Strict)
+
+
+class CorpusConfig(Strict):
     """Which utterances."""
 
     name: str | None = Field(default=None, description="key of a corpus, as 'serkit corpora' lists")
@@ -88,7 +96,7 @@ class CorpusConfig(_Strict):
     )
 
 
-class LabelsConfig(_Strict):
+class LabelsConfig(Strict):
     """Which classes."""
 
     keep: tuple[str, ...] | None = Field(default=None, description="classes to keep; default: all")
@@ -98,7 +106,7 @@ class LabelsConfig(_Strict):
     )
 
 
-class CtcConfig(_Strict):
+class CtcConfig(Strict):
     """What a CTC layer learns to spell."""
 
     symbols: str = Field(
@@ -110,7 +118,7 @@ class CtcConfig(_Strict):
     )
 
 
-class AugmentedConfig(_Strict):
+class AugmentedConfig(Strict):
     """Other views of the utterances that are trained on, for losses that compare views."""
 
     audio: str | None = Field(
@@ -137,7 +145,7 @@ class AugmentedConfig(_Strict):
         return not (self.audio is None and self.texts is None and self.make is None)
 
 
-class ProtocolConfig(_Strict):
+class ProtocolConfig(Strict):
     """Who is trained on, selected by, judged by; see docs/protocols.md."""
 
     split: str = "leave_one_speaker_out"
@@ -150,9 +158,10 @@ class ProtocolConfig(_Strict):
     folds_file: str | None = Field(default=None, description="folds.csv to use instead of a split")
 
 
-class ExperimentConfig(_Strict):
+class ExperimentConfig(Strict):
     """A whole experiment: all folds x seeds of one claim."""
 
+    task: Literal["emotion"] = "emotion"
     name: str
     title: str = ""
     system: str
@@ -226,6 +235,18 @@ def load_experiment(
         If a file is missing or not TOML, a key is unknown, a value is of the wrong kind, or the
         experiment names no corpus.
     """
+    merged = merge_experiment(path_or_preset, overrides=overrides)
+    return check_experiment(merged, ExperimentConfig, source=str(path_or_preset))
+
+
+def merge_experiment(path_or_preset: Path | str, *, overrides: Sequence[str] = ()) -> Table:
+    """Lay the layers of an experiment of any task over each other; see :func:`load_experiment`.
+
+    Raises
+    ------
+    ConfigError
+        If a file is missing or not TOML, or an override cannot be read.
+    """
     first, *others = str(path_or_preset).split("+")
     if str(path_or_preset).endswith(".toml"):  # whose path may hold a +
         first, others = str(path_or_preset), []
@@ -237,7 +258,7 @@ def load_experiment(
         layer for one in (first, *others) for layer in _layers(one, relative_to=None, seen=())
     ]
     added = [one.rpartition("/")[2] for one in others]
-    return _resolve(layers, source=str(path_or_preset), added=added, overrides=overrides)
+    return _merge(layers, added=added, overrides=overrides)
 
 
 def experiment_from_table(
@@ -260,17 +281,14 @@ def experiment_from_table(
         As :func:`load_experiment` does.
     """
     layers = _with_bases(source, dict(table), folder=None, seen=())
-    return _resolve(layers, source=source, added=(), overrides=overrides)
+    merged = _merge(layers, added=(), overrides=overrides)
+    return check_experiment(merged, ExperimentConfig, source=source)
 
 
-def _resolve(
-    layers: list[tuple[str, Table]],
-    *,
-    source: str,
-    added: Sequence[str],
-    overrides: Sequence[str],
-) -> ExperimentConfig:
-    """Lay layers over each other, the deepest first, and check the result."""
+def _merge(
+    layers: list[tuple[str, Table]], *, added: Sequence[str], overrides: Sequence[str]
+) -> Table:
+    """Lay layers over each other, the deepest first."""
     last = _override_table(overrides)
     corpus = _corpus_key([table for _, table in layers] + [last])
     merged: Table = {}
@@ -282,17 +300,43 @@ def _resolve(
         merged = _lay_over(merged, by_corpus.get(corpus, {}))
     if added:
         merged["name"] = "-".join([str(merged["name"]), *added])
-    merged = _lay_over(merged, last)
-    if "corpus" not in merged:
+    return _lay_over(merged, last)
+
+
+def check_experiment(
+    merged: Mapping[str, Any], kind: type[StrictConfig], *, source: str
+) -> StrictConfig:
+    """Check every key of an experiment.
+
+    Parameters
+    ----------
+    kind
+        Settings of its task.
+    source
+        How messages call it.
+
+    Raises
+    ------
+    ConfigError
+        If a key is unknown or missing, or a value is of the wrong kind.
+    """
+    if "corpus" not in merged and "corpus" in kind.model_fields:
         raise ConfigError(
             f"{source}: names no corpus: add [corpus] name = ... or --set corpus.name=emodb"
         )
     try:
-        config = ExperimentConfig.model_validate(merged)
+        config = kind.model_validate(merged)
     except ValidationError as error:
-        raise ConfigError(f"{source}: {_first_problem(error)}") from None
-    if config.corpus.name is None and config.corpus.manifest is None:
+        raise ConfigError(f"{source}: {_first_problem(error, kind)}") from None
+    corpus = getattr(config, "corpus", None)
+    if corpus is not None and corpus.name is None and corpus.manifest is None:
         raise ConfigError(f"{source}: corpus.name or corpus.manifest is needed")
+    if isinstance(config, ExperimentConfig):
+        _refuse_contradictions(config, source)
+    return config
+
+
+def _refuse_contradictions(config: ExperimentConfig, source: str) -> None:
     second = config.test_corpus
     if second is not None and (config.corpus.features or second.features):
         raise ConfigError(
@@ -304,7 +348,6 @@ def _resolve(
             f"{source}: corpus.features goes with corpus.name, whose classes give the labels, and "
             "not with corpus.manifest"
         )
-    return config
 
 
 def _layers(
@@ -415,12 +458,12 @@ def _override_table(overrides: Sequence[str]) -> Table:
     return table
 
 
-def _first_problem(error: ValidationError) -> str:
+def _first_problem(error: ValidationError, kind: type[BaseModel]) -> str:
     """Say the first problem of a validation in one line."""
     problem = error.errors()[0]
     where = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
-        known = _known_keys(problem["loc"][:-1])
+        known = _known_keys(problem["loc"][:-1], kind)
         near = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1)
         hint = f"; did you mean '{near[0]}'?" if near else f"; known: {', '.join(known)}"
         return f"unknown key '{where}'{hint}"
@@ -431,8 +474,8 @@ def _first_problem(error: ValidationError) -> str:
     return f"{where} = {got}: {message}"
 
 
-def _known_keys(location: Sequence[int | str]) -> list[str]:
-    model: Any = ExperimentConfig
+def _known_keys(location: Sequence[int | str], kind: type[BaseModel]) -> list[str]:
+    model: Any = kind
     for part in location:
         if isinstance(part, int):
             continue

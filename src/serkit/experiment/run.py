@@ -22,11 +22,9 @@ The run folder::
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import statistics
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
@@ -35,7 +33,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import ValidationError
 
 import serkit
 from serkit.corpora import channel_of
@@ -54,7 +51,7 @@ from serkit.evaluation.report import write_report
 from serkit.experiment.augmented import augmented_views
 from serkit.experiment.card import model_card
 from serkit.experiment.collect import collect_outputs, judge_experts
-from serkit.experiment.config import ConfigError, ExperimentConfig
+from serkit.experiment.config import ExperimentConfig
 from serkit.experiment.examples import (
     encode_transcripts,
     extract_sound,
@@ -66,20 +63,27 @@ from serkit.experiment.examples import (
 from serkit.experiment.progress import Progress, Quiet
 from serkit.experiment.provenance import commit, machine, packages
 from serkit.experiment.reading import CorpusPart, read_experiment_corpus
+from serkit.experiment.run_folder import (
+    Stopwatch,
+    begin_run,
+    fingerprint,
+    in_run_folder,
+    write_json,
+)
 from serkit.files import write_atomically
 from serkit.labels import LabelSpace, classes_of
 from serkit.recognizer import Recognizer, RecognizerConfig
 from serkit.training.cohort import Resources, train_cohort
 from serkit.training.crew import together
 from serkit.training.data import derive_seed, read_data, write_data
-from serkit.training.lock import LOCK_FILE, FolderLock
+from serkit.training.lock import FolderLock
 from serkit.training.loop import EpochRow, TrainingConfig, fit
 from serkit.training.member import Member, member_outputs
 from serkit.training.objectives import Term
 from serkit.training.plan import Plan
 from serkit.training.workers import one_thread
 from serkit.transcripts import Symbols
-from serkit.types import Fold, InputError, Utterance
+from serkit.types import Fold
 
 __all__ = ["run_experiment"]
 
@@ -122,11 +126,10 @@ def run_experiment(
     """
     progress = progress or Quiet()
     resources = Resources(n_jobs=n_jobs, memory=memory, cohort=cohort)
-    _refuse_other_runs(out, config, resume=resume)
-    with FolderLock(out) as lock:
-        if (out / "config.json").exists():
-            lock.take()
-        return _run(
+    return in_run_folder(
+        out,
+        config,
+        lambda lock: _run(
             config,
             out,
             lock=lock,
@@ -135,7 +138,9 @@ def run_experiment(
             resources=resources,
             cache_dir=cache_dir,
             progress=progress,
-        )
+        ),
+        resume=resume,
+    )
 
 
 def _run(
@@ -149,7 +154,7 @@ def _run(
     cache_dir: Path | None,
     progress: Progress,
 ) -> Path:
-    started, stopwatch, made_by = datetime.now(timezone.utc), _Stopwatch(out), commit()
+    started, stopwatch, made_by = datetime.now(timezone.utc), Stopwatch(out), commit()
     part = read_experiment_corpus(config, corpora_dir=corpora_dir, progress=progress)
     progress.say(part.description["check"])
     multi = config.labels.multi
@@ -165,7 +170,7 @@ def _run(
         )
     part, features, coverage = leave_out_short(part, features, recognizer, progress)
     hashes = features[0].audio_hashes
-    fingerprint = _fingerprint(part.utterances, hashes)
+    content = fingerprint(part.utterances, hashes)
     folds, separates = _folds(config, part)
     leaks = check_leaks(part.utterances, folds, separates=separates, audio_hashes=hashes)
     leaks.raise_if_broken()
@@ -179,9 +184,9 @@ def _run(
         progress=progress,
     )
     # Only now is there something to go on with: a wrong folder or split leaves no run behind.
-    _begin(out, config, lock, resume=resume)
+    begin_run(out, config, lock, resume=resume)
     write_folds_csv(folds, out / "folds.csv")
-    _write_json(out / "leaks.json", {"ok": True} | leaks.to_dict())
+    write_json(out / "leaks.json", {"ok": True} | leaks.to_dict())
     protocol = _protocol(config, folds, leaks)
     protocol["warnings"] += heard
     for word in protocol["warnings"]:
@@ -191,7 +196,7 @@ def _run(
         "name": config.name,
         "corpus": part.description["title"],
         "licence": part.description["licence"],
-        "fingerprint": fingerprint,
+        "fingerprint": content,
         "protocol": protocol,
         "serkit_version": serkit.__version__,
     }
@@ -226,14 +231,14 @@ def _run(
     ]
     plan = _train(members, resources, stopwatch=stopwatch, progress=progress)
     collect_outputs(out, members, part.utterances, labels, multi_label=multi)
-    _write_json(
+    write_json(
         out / "run.json",
         {
             "serkit_version": serkit.__version__,
             "name": config.name,
             "title": config.title or f"{config.system} on {part.description['title']}",
             "system": config.system,
-            "corpus": part.description | {"fingerprint": fingerprint},
+            "corpus": part.description | {"fingerprint": content},
             "protocol": protocol,
             "labels": list(labels.classes),
             "multi_label": multi,
@@ -337,7 +342,7 @@ def _train(
     members: Sequence[Member],
     resources: Resources,
     *,
-    stopwatch: _Stopwatch,
+    stopwatch: Stopwatch,
     progress: Progress,
 ) -> Plan:
     epochs = members[0].training.epochs
@@ -350,30 +355,6 @@ def _train(
         stopwatch.note()
 
     return train_cohort(members, resources, on_event=hear, say=progress.say)
-
-
-class _Stopwatch:
-    """Seconds of work on a run, over all its sittings; a kill loses the last one or two."""
-
-    def __init__(self, out: Path) -> None:
-        self._path = out / ".data" / "seconds.json"
-        self._began = self._noted = time.monotonic()
-        self._before = 0.0
-        # The first is there after a kill, the second where a finished run is shown again.
-        for path, key in ((self._path, "seconds"), (out / "run.json", "duration_s")):
-            if path.exists():
-                self._before = float(json.loads(path.read_text(encoding="utf-8"))[key])
-                break
-
-    @property
-    def seconds(self) -> float:
-        return self._before + time.monotonic() - self._began
-
-    def note(self) -> None:
-        """Put the time so far on disk, at most once a second."""
-        if time.monotonic() - self._noted >= 1.0:
-            _write_json(self._path, {"seconds": self.seconds})
-            self._noted = time.monotonic()
 
 
 def _refit(
@@ -437,47 +418,3 @@ def _write_card(out: Path) -> None:
     metrics = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
     config = json.loads((out / "config.json").read_text(encoding="utf-8"))
     write_atomically(out / "model" / "README.md", model_card(run, metrics, config))
-
-
-def _refuse_other_runs(out: Path, config: ExperimentConfig, *, resume: bool) -> None:
-    """Refuse a folder that holds something else, or this run without ``resume``."""
-    path = out / "config.json"
-    if path.exists():
-        if not resume:
-            raise ConfigError(
-                f"{out}: holds a run already: --resume goes on with it, --out names another folder"
-            )
-        try:
-            # Through the model: a run begun before a key existed has its default.
-            stored = ExperimentConfig.model_validate_json(path.read_text(encoding="utf-8"))
-        except ValidationError:
-            stored = None
-        if stored != config:
-            raise ConfigError(
-                f"{out}: holds a run of other settings: choose another --out, or resume with the "
-                "settings in its config.json"
-            )
-    elif out.is_file() or (out.is_dir() and any(p.name != LOCK_FILE for p in out.iterdir())):
-        raise ConfigError(f"{out}: exists and is no run folder: choose another --out")
-
-
-def _begin(out: Path, config: ExperimentConfig, lock: FolderLock, *, resume: bool) -> None:
-    """Make the run folder, lock it and put the resolved experiment into it."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        lock.take()
-        # Again: another process may have used the folder while this one read the corpus.
-        _refuse_other_runs(out, config, resume=resume)
-        _write_json(out / "config.json", config.model_dump(mode="json"))
-    except OSError as error:
-        raise InputError(f"{out}: cannot be written ({error.strerror})") from None
-
-
-def _write_json(path: Path, value: Any) -> None:
-    write_atomically(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
-
-
-def _fingerprint(utterances: Sequence[Utterance], hashes: dict[str, str]) -> str:
-    """Identify the data by content: ids, sound, labels, speakers; not by where they lie."""
-    rows = sorted((u.id, hashes[u.id], str(u.label), u.speaker) for u in utterances)
-    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16]
