@@ -26,13 +26,30 @@ N_TEXT_FEATURES = 24
 
 Batch = dict[str, Tensor]
 
+N_MELS = 10
+
 # Settings with which a model is small enough for these tests, and gives one row per utterance.
 SMALL: dict[str, dict[str, Any]] = {
+    "decomposed": {
+        "sizes": {
+            "n_mels": N_MELS,
+            "n_f0_bins": 32,
+            "content_width": 32,
+            "rhythm_width": 16,
+            "pitch_width": 16,
+            "timbre_width": 16,
+            "n_timbre": 8,
+        },
+        "reconstruct": False,
+    },
     "mmer": {"n_text_features": N_TEXT_FEATURES, "width": 32, "n_heads": 4, "n_symbols": None},
 }
 
 # Models that read text, and settings with which they do without.
 READ_TEXT: dict[str, dict[str, Any]] = {"mmer": {"streams": "speech"}}
+
+# Models that read mel and F0 beside the features, and settings with which they do without.
+READ_PARTS: dict[str, dict[str, Any]] = {"decomposed": {"decomposition": "none"}}
 
 # Settings with which a model that is slow to train shows within the time of a test that it learns.
 MEMORIZING: dict[str, dict[str, Any]] = {"light_sernet_port": {"dropout": 0.0}}
@@ -62,6 +79,10 @@ def random_batch(name: str, n_frames: list[int]) -> Batch:
         n_text = [1 + (3 * i) % 5 for i in range(len(n_frames))]
         text = random_sequences(n_text, N_TEXT_FEATURES, generator)
         batch |= {"text": text, "n_text": torch.tensor(n_text)}
+    if name in READ_PARTS:
+        n_parts = [1 + (7 * n) % 40 for n in n_frames]
+        parts = random_sequences(n_parts, N_MELS + 1, generator)
+        batch |= {"parts": parts, "n_parts": torch.tensor(n_parts)}
     return batch
 
 
@@ -196,7 +217,10 @@ def assert_checkpoint_survives(name: str, folder: Path) -> None:
             classes=("angry", "happy", "sad"),
             view={"kind": "whole"},
             front_end={"name": "mfcc", "preset": "timnet-code"},
-            model={"name": name} | READ_TEXT.get(name, {}) | SMALL.get(name, {}),
+            model={"name": name}
+            | READ_TEXT.get(name, {})
+            | READ_PARTS.get(name, {})
+            | SMALL.get(name, {}),
         )
     )
     batch = random_batch(name, [12, 30, 1, 25])

@@ -13,8 +13,10 @@ from serkit.types import InputError
 
 # Parts of models, and importers of other programs' weights.
 _HELPERS = {"__init__", "layers", "mmer_import", "native", "timnet_keras", "timnet_step"}
+_HELPERS |= {"asr", "asr_parts", "attention_decoder", "conformer", "ctc_decode", "resampling"}
 # Networks of other tasks than to name an emotion.
-_OTHER_TASKS = {"self_mm"}
+_OTHER_TASKS = {"self_mm", "speech_split"}
+_OTHER_TASKS |= {"conformer_ctc", "deepspeech2", "efficient_conformer", "squeezeformer"}
 
 ASSERTIONS = (
     "assert_header",

@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import nn
 
+from serkit.models.decomposed import Decomposed, DecomposedConfig
 from serkit.models.expert_fusion import ExpertFusionConfig, FusionNet
 from serkit.models.light_sernet import LightSernet, LightSernetConfig
 from serkit.models.light_sernet_port import LightSernetPort, LightSernetPortConfig
@@ -25,6 +26,7 @@ from serkit.types import InputError
 __all__ = ["MODELS", "build_model", "model_to_dict"]
 
 MODELS: dict[str, tuple[type[nn.Module], type[Any]]] = {
+    "decomposed": (Decomposed, DecomposedConfig),
     "expert_fusion": (FusionNet, ExpertFusionConfig),
     "light_sernet": (LightSernet, LightSernetConfig),
     "light_sernet_port": (LightSernetPort, LightSernetPortConfig),
