@@ -45,6 +45,15 @@ def _iemocap_texts() -> dict[str, str]:
 
 # Files that a reader needs beside the sound files: corpus -> relative path -> text.
 TEXTS: dict[str, Mapping[str, str]] = {
+    "cai": {
+        "iemocap/iemocap_01F.test.csv": "file,emotion,text\n"
+        'wavs/Ses01F_impro01_F000.wav,e0,"EXCUSE ME ."\n'
+        'wavs/Ses01F_impro01_M011.wav,e2,"NO ."\n'
+        'wavs/Ses01F_impro02_F000.wav,e3,"DID YOU GET THE MAIL ."\n'
+        'wavs/Ses01F_impro03_F000.wav,e1,"WELL . VEGAS {LG} ."\n',
+        "iemocap/iemocap_01F.train.csv": "file,emotion,text\n"
+        'wavs/Ses01M_script01_1_F003.wav,e0,"YES ."\n',
+    },
     "iemocap": _iemocap_texts(),
     "table": {
         "clips.csv": "file,emotion,speaker,text\nclips/one.wav,Anger,ann,Hello.\n"

@@ -42,6 +42,7 @@ def toy(
             gender="female" if s % 2 else "male",
             session=f"session{s // 2}",
             sentence=f"t{t}",
+            dialogue=f"d{s // 2}_t{t}",
             label=label,
         )
         for label in ("happy", "sad")
@@ -87,7 +88,12 @@ def sentences(utterances: list[Utterance], ids: tuple[str, ...]) -> set[str | No
 
 def legal_options(split_name: str) -> SplitOptions:
     return SplitOptions(
-        n_folds={"speaker_folds": 3, "speaker_and_sentence": 3, "sentence_folds": 2}.get(split_name)
+        n_folds={
+            "speaker_folds": 3,
+            "speaker_and_sentence": 3,
+            "speaker_and_script": 3,
+            "sentence_folds": 2,
+        }.get(split_name)
     )
 
 
@@ -166,7 +172,7 @@ def test_every_split_tests_every_utterance_once_and_shares_no_id(split_name: str
         assert fold.test
         assert fold.dev
         assert set(parts) <= {u.id for u in utterances}
-        if split_name not in ("speaker_and_sentence", "rotating_folds"):
+        if split_name not in ("speaker_and_sentence", "speaker_and_script", "rotating_folds"):
             assert len(parts) == len(utterances)
     tested = Counter(uid for fold in folds for uid in fold.test)
     # Of 48 utterances the last of five dealt folds has nine.

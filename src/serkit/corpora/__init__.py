@@ -24,6 +24,7 @@ from typing import Any
 
 from serkit.audio import Channel, find_sound_files
 from serkit.corpora import (
+    cai,
     casia,
     cmu_mosei,
     crema_d,
@@ -53,6 +54,7 @@ __all__ = [
 ]
 
 CORPORA: dict[str, ModuleType] = {
+    "cai": cai,
     "casia": casia,
     "cmu_mosei": cmu_mosei,
     "crema_d": crema_d,

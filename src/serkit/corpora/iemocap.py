@@ -16,7 +16,9 @@ called arousal. Words come from ``dialog/transcriptions``. The sound of a turn i
 
 In ``Ses01F_impro01_M003`` the first F says who wore the motion-capture markers in this recording;
 the speaker of the turn is given by the *last* letter, M. Speakers are named ``Ses01F`` ...
-``Ses05M`` here.
+``Ses05M`` here. The dialogue, ``Ses01F_impro01``, names the recording and then the script or scene,
+with a letter where there are several takes; the splits ``recording_folds`` and
+``speaker_and_script`` go by that.
 
 Published class selections: angry 1103, happy + excited 1636, neutral 1708, sad 1084 (5531 turns;
 TIM-Net's order angry, happy, neutral, sad); improvised turns only with excited for happy (2659):
@@ -82,7 +84,8 @@ NAMES = (
 )
 QUIRKS = (
     "The letter after the session number tells who wore markers, not who speaks: folds made from "
-    "it (01F to 05M in the literature) share speakers between train and test.",
+    "it (01F to 05M in the literature; here recording_folds) share speakers between train and "
+    "test.",
     "Turns of one dialogue overlap in time; the partner may be audible.",
     "All sessions play the same scripts: scripted turns repeat words across sessions.",
     "A few ratings lie above the scale's 5; they are cut to 1.",

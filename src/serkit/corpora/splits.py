@@ -9,7 +9,11 @@ the warning words of :func:`protocol_words` where it is not.
 Only labels and names are looked at, never audio. Parts keep the order in which the utterances were
 given; apart from ``random_folds`` and ``stratified_folds``, whose definition is an order, the
 membership does not depend on it. Where utterances of several corpora come together, a speaker (or
-sentence, or session) is known by corpus and name: two corpora's speaker ``01`` are two people.
+session, ...) is known by corpus and name: two corpora's speaker ``01`` are two people.
+
+What a dialogue is named tells two things more, if it is named as IEMOCAP does, *recording*,
+underscore, *script*: ``Ses05M_script01_1b`` is a take, here the second one (``b``), of the script
+``script01_1`` in the recording ``Ses05M``.
 
 ``docs/protocols.md`` explains every rule and which published protocol it corresponds to.
 """
@@ -68,8 +72,10 @@ _PRESCRIBING = {
     "other_speaker": "leave_one_session_out",
     "rotating": "rotating_folds_held_out",
 }
-_Axis = Literal["speaker", "sentence", "session"]
+_Axis = Literal["speaker", "sentence", "session", "recording", "script"]
 _Rule = TypeVar("_Rule")
+# What is named by a part of another field.
+_FIELD_OF: Mapping[str, str] = {"recording": "dialogue", "script": "dialogue"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,11 +85,13 @@ class SplitOptions:
     Attributes
     ----------
     n_folds
-        Number of folds, or of speaker groups for ``speaker_and_sentence``; the rotating splits
-        make one rotation less. ``None``: the split's own number. The leave-one-out splits,
-        ``official`` and ``cross_corpus`` take none.
+        Number of folds, or of speaker groups for ``speaker_and_sentence`` and
+        ``speaker_and_script``; the rotating splits make one rotation less. ``None``: the split's
+        own number. The leave-one-out splits, ``recording_folds``, ``official`` and
+        ``cross_corpus`` take none.
     n_sentence_folds
-        Number of sentence groups, for ``speaker_and_sentence`` alone.
+        Number of groups of sentences or scripts, for ``speaker_and_sentence`` and
+        ``speaker_and_script`` alone.
     seed
         Shuffles the random and the rotating splits and the ``random`` dev rule; nothing else.
     dev
@@ -364,6 +372,10 @@ def _leave_one_sentence_out(utterances: Sequence[Utterance], options: SplitOptio
     return _leave_one_out(utterances, "leave_one_sentence_out", "sentence", options)
 
 
+def _recording_folds(utterances: Sequence[Utterance], options: SplitOptions) -> list[_Cell]:
+    return _leave_one_out(utterances, "recording_folds", "recording", options)
+
+
 def _leave_one_session_out(utterances: Sequence[Utterance], options: SplitOptions) -> list[_Cell]:
     sessions = defaultdict(set)
     for utterance in utterances:
@@ -412,8 +424,8 @@ def _leave_one_out(
     return [
         _Cell(
             _fold_name(axis, value),
-            [u for u in utterances if getattr(u, axis) != value],
-            [u for u in utterances if getattr(u, axis) == value],
+            [u for u in utterances if _value(u, axis) != value],
+            [u for u in utterances if _value(u, axis) == value],
         )
         for value in values
     ]
@@ -434,27 +446,38 @@ def _grouped_folds(
     return [
         _Cell(
             f"fold-{index + 1:02d}",
-            [u for u in utterances if getattr(u, axis) not in group],
-            [u for u in utterances if getattr(u, axis) in group],
+            [u for u in utterances if _value(u, axis) not in group],
+            [u for u in utterances if _value(u, axis) in group],
         )
         for index, group in enumerate(groups)
     ]
 
 
 def _speaker_and_sentence(utterances: Sequence[Utterance], options: SplitOptions) -> list[_Cell]:
-    name = "speaker_and_sentence"
+    return _speaker_and(utterances, "sentence", options)
+
+
+def _speaker_and_script(utterances: Sequence[Utterance], options: SplitOptions) -> list[_Cell]:
+    return _speaker_and(utterances, "script", options)
+
+
+def _speaker_and(
+    utterances: Sequence[Utterance], axis: _Axis, options: SplitOptions
+) -> list[_Cell]:
+    """Cross groups of speakers with groups of what they say."""
+    name = f"speaker_and_{axis}"
     speaker_groups = _balanced_groups(utterances, "speaker", options.n_folds, name)
-    sentence_groups = _balanced_groups(utterances, "sentence", options.n_sentence_folds, name)
+    text_groups = _balanced_groups(utterances, axis, options.n_sentence_folds, name)
     # Utterances that share only one of the two with the cell are left out of it altogether.
     # A cell nobody spoke (corpora whose sentences differ by speaker) makes no fold.
     cells = [
         _Cell(
-            f"speakers-{row + 1:02d}_sentences-{column + 1:02d}",
-            [u for u in utterances if u.speaker not in speakers and u.sentence not in sentences],
-            [u for u in utterances if u.speaker in speakers and u.sentence in sentences],
+            f"speakers-{row + 1:02d}_{axis}s-{column + 1:02d}",
+            [u for u in utterances if u.speaker not in speakers and _value(u, axis) not in texts],
+            [u for u in utterances if u.speaker in speakers and _value(u, axis) in texts],
         )
         for row, speakers in enumerate(speaker_groups)
-        for column, sentences in enumerate(sentence_groups)
+        for column, texts in enumerate(text_groups)
     ]
     return [cell for cell in cells if cell.test]
 
@@ -618,19 +641,37 @@ def _dev_of_axis(
 ) -> tuple[list[Utterance], list[Utterance]]:
     chosen = _next_values(cell, index, axis, options.n_dev)
     return (
-        [u for u in cell.pool if getattr(u, axis) not in chosen],
-        [u for u in cell.pool if getattr(u, axis) in chosen],
+        [u for u in cell.pool if _value(u, axis) not in chosen],
+        [u for u in cell.pool if _value(u, axis) in chosen],
     )
 
 
-def _dev_speaker_and_sentence(
-    cell: _Cell, index: int, options: SplitOptions
+def _dev_speaker_and(
+    cell: _Cell, index: int, options: SplitOptions, *, axis: _Axis
 ) -> tuple[list[Utterance], list[Utterance]]:
     speakers = _next_values(cell, index, "speaker", options.n_dev)
-    sentences = _next_values(cell, index, "sentence", options.n_dev)
+    texts = _next_values(cell, index, axis, options.n_dev)
     return (
-        [u for u in cell.pool if u.speaker not in speakers and u.sentence not in sentences],
-        [u for u in cell.pool if u.speaker in speakers and u.sentence in sentences],
+        [u for u in cell.pool if u.speaker not in speakers and _value(u, axis) not in texts],
+        [u for u in cell.pool if u.speaker in speakers and _value(u, axis) in texts],
+    )
+
+
+def _dev_session_partner(
+    cell: _Cell, index: int, options: SplitOptions
+) -> tuple[list[Utterance], list[Utterance]]:
+    sessions = {u.session for u in cell.test} - {None}
+    tested = {u.speaker for u in cell.test}
+    partners = {u.speaker for u in cell.pool if u.session in sessions} - tested
+    if not partners:
+        raise CorpusError(
+            f"fold {cell.name}: dev rule 'session_partner' finds nobody in training who talks in a "
+            "session of the test part: use it with leave_one_speaker_out on a corpus that names "
+            "sessions, or choose dev rule 'session' or 'speaker'"
+        )
+    return (
+        [u for u in cell.pool if u.speaker not in partners],
+        [u for u in cell.pool if u.speaker in partners],
     )
 
 
@@ -714,6 +755,20 @@ SPLITS: Mapping[str, Split] = {
         default_dev="speaker",
         summary="speaker groups x sentence groups; the training part shares neither",
     ),
+    "speaker_and_script": Split(
+        make=_speaker_and_script,
+        separates=frozenset({"speaker", "sentence"}),
+        default_dev="speaker",
+        summary="speaker groups x groups of scripts (from the dialogues' names), for corpora that "
+        "play the same scripts in several sessions; the training part shares neither",
+    ),
+    "recording_folds": Split(
+        make=_recording_folds,
+        separates=frozenset(),
+        default_dev="random",
+        summary="each recording (from the dialogues' names; IEMOCAP's 01F to 05M), with both its "
+        "speakers, is the test part once; speaker-dependent",
+    ),
     "official": Split(
         make=_official,
         separates=frozenset(),
@@ -770,9 +825,19 @@ DEV_RULES: Mapping[str, DevRule] = {
         summary="the next n_dev training sessions in order",
     ),
     "speaker_and_sentence": DevRule(
-        carve=_dev_speaker_and_sentence,
+        carve=partial(_dev_speaker_and, axis="sentence"),
         separates=frozenset({"speaker", "sentence"}),
         summary="n_dev speakers reading n_dev sentences; train keeps neither",
+    ),
+    "speaker_and_script": DevRule(
+        carve=partial(_dev_speaker_and, axis="script"),
+        separates=frozenset({"speaker", "sentence"}),
+        summary="n_dev speakers playing n_dev scripts; train keeps neither",
+    ),
+    "session_partner": DevRule(
+        carve=_dev_session_partner,
+        separates=frozenset({"speaker", "session"}),
+        summary="whoever shares a session with the test speaker; train keeps none of them",
     ),
     "other_speaker": DevRule(
         carve=_dev_prescribed,
@@ -811,7 +876,7 @@ DEV_RULES: Mapping[str, DevRule] = {
 
 
 def _qualified(utterances: Sequence[Utterance]) -> list[Utterance]:
-    """Prefix speaker, sentence and session with the corpus where there are several corpora."""
+    """Prefix whatever names something with the corpus where there are several corpora."""
     if len({u.corpus for u in utterances}) < 2:
         return list(utterances)
     return [
@@ -820,13 +885,34 @@ def _qualified(utterances: Sequence[Utterance]) -> list[Utterance]:
             speaker=f"{u.corpus}/{u.speaker}",
             sentence=None if u.sentence is None else f"{u.corpus}/{u.sentence}",
             session=None if u.session is None else f"{u.corpus}/{u.session}",
+            dialogue=None if u.dialogue is None else f"{u.corpus}/{u.dialogue}",
         )
         for u in utterances
     ]
 
 
+def _value(utterance: Utterance, axis: _Axis) -> str | None:
+    """Tell where an utterance lies on an axis; recording and script are parts of a dialogue's name.
+
+    >>> from types import SimpleNamespace
+    >>> turn = SimpleNamespace(dialogue="Ses05M_script01_1b", speaker="Ses05F")
+    >>> [_value(turn, axis) for axis in ("recording", "script", "speaker")]
+    ['Ses05M', 'script01_1', 'Ses05F']
+    """
+    if axis not in _FIELD_OF:
+        value: str | None = getattr(utterance, axis)
+        return value
+    if not utterance.dialogue:
+        return None
+    corpus, slash, name = utterance.dialogue.rpartition("/")
+    recording, _, script = name.partition("_")
+    if axis == "script":
+        return corpus + slash + re.sub(r"(?<=\d)[a-z]$", "", script or name)
+    return corpus + slash + recording
+
+
 def _values(utterances: Iterable[Utterance], axis: _Axis) -> list[str]:
-    return sorted({getattr(u, axis) for u in utterances}, key=natural_key)
+    return sorted({_value(u, axis) or "" for u in utterances}, key=natural_key)
 
 
 def _values_at_least(
@@ -837,13 +923,14 @@ def _values_at_least(
     *,
     remedy: str = "use fewer folds or another split",
 ) -> list[str]:
-    """List the speakers, sentences or sessions in natural order; refuse too few or unnamed ones."""
-    unnamed = [u.id for u in utterances if not getattr(u, axis)]
+    """List the speakers, sentences ... in natural order; refuse too few or unnamed ones."""
+    unnamed = [u.id for u in utterances if not _value(u, axis)]
     if unnamed:
+        field = _FIELD_OF.get(axis, axis)
         raise CorpusError(
-            f"{who}: {len(unnamed)} of {len(utterances)} utterances name no {axis} (first: "
+            f"{who}: {len(unnamed)} of {len(utterances)} utterances name no {field} (first: "
             f"{unnamed[0]}): choose a split that needs none, or fill in the manifest's column "
-            f"{axis}"
+            f"{field}"
         )
     values = _values(utterances, axis)
     if len(values) < n_wanted:
@@ -868,7 +955,7 @@ def _balanced_groups(
     per_class: dict[str, Counter[str]] = {value: Counter() for value in values}
     gender: dict[str, str] = {}
     for utterance in utterances:
-        value = getattr(utterance, axis)
+        value = _value(utterance, axis) or ""
         per_class[value][utterance.label or ""] += 1
         if axis == "speaker":
             gender[value] = utterance.gender or ""
@@ -904,7 +991,7 @@ def _next_values(cell: _Cell, index: int, axis: _Axis, n_wanted: int) -> set[str
     who = f"fold {cell.name}: dev rule '{axis}' with n_dev = {n_wanted}"
     remedy = "take fewer, or choose another dev rule"
     candidates = _values_at_least(cell.pool, axis, n_wanted + 1, who, remedy=remedy)
-    anchors = [getattr(u, axis) for u in cell.test if getattr(u, axis)]
+    anchors = [value for u in cell.test if (value := _value(u, axis))]
     start = index
     if anchors:
         first = min(map(natural_key, anchors))
