@@ -42,7 +42,7 @@ import torch.nn.functional as F
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from serkit.models.layers import lengths_to_mask, masked_mean
+from serkit.models.layers import lengths_to_mask, masked_mean, run_lstm
 from serkit.models.speech_split import (
     CODES,
     Decomposer,
@@ -51,7 +51,6 @@ from serkit.models.speech_split import (
     Stream,
     mean_and_deviation,
     mel_decoder,
-    run_lstm,
 )
 from serkit.types import InputError
 

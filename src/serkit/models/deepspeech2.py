@@ -24,7 +24,6 @@ from typing import Annotated
 import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from serkit.models.asr_parts import (
     MIN_FEATURES,
@@ -34,7 +33,7 @@ from serkit.models.asr_parts import (
     encoded_frames,
     take_frames,
 )
-from serkit.models.layers import lengths_to_mask
+from serkit.models.layers import lengths_to_mask, run_lstm
 from serkit.types import InputError
 
 __all__ = ["DeepSpeech2", "DeepSpeech2Config", "DeepSpeech2State"]
@@ -121,11 +120,8 @@ class DeepSpeech2(nn.Module):
         """
         x = self.subsample(self.cmvn(features, n_frames))
         n_encoded, width = encoded_frames(n_frames), x.shape[1]
-        lengths = n_encoded.cpu()  # where packing wants them
         for lstm, norm in zip(self.lstms, self.norms, strict=True):
-            packed = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
-            x, _ = pad_packed_sequence(lstm(packed)[0], batch_first=True, total_length=width)
-            x = self.dropout(norm(x))
+            x = self.dropout(norm(run_lstm(lstm, x, n_encoded)))
         x = x.masked_fill(~lengths_to_mask(n_encoded, width).unsqueeze(2), 0)
         outputs = {"asr": self.classify(x), "n_asr": n_encoded}
         return outputs | {"encoded": x, "n_encoded": n_encoded}

@@ -1,8 +1,9 @@
-"""Small pieces that several models share: masks, masked pooling, reversal, stages."""
+"""Small pieces that several models share: masks, masked pooling, reversal, recurrence, stages."""
 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "masked_mean",
     "mean_over_places",
     "reverse_frames",
+    "run_lstm",
     "to_image",
     "widened",
 ]
@@ -68,6 +70,48 @@ def reverse_frames(x: Tensor, lengths: Tensor) -> Tensor:
     mirrored = lengths.unsqueeze(1) - 1 - position  # (batch, n_frames)
     index = torch.where(mirrored >= 0, mirrored, position)
     return x.gather(-1, index.unsqueeze(1).expand_as(x))
+
+
+def run_lstm(lstm: nn.LSTM, x: Tensor, lengths: Tensor) -> Tensor:
+    """Run a recurrent layer over sequences of different lengths.
+
+    What ``pack_padded_sequence`` gives, without packing: on a CPU, the gradient of a packed
+    sequence fills a tensor of the size of the whole batch for each of its frames.
+
+    Parameters
+    ----------
+    lstm
+        With ``batch_first``, of any number of layers, in one direction or both.
+    x : (batch, n_frames, d)
+    lengths : (batch,), at least 1
+
+    Returns
+    -------
+    y : (batch, n_frames, n_units or twice as many), zeros behind the ends
+    """
+    mask = lengths_to_mask(lengths.to(x.device), x.shape[1]).unsqueeze(2)
+    per_direction = 2 + 2 * lstm.bias
+    weights = [getattr(lstm, name) for layer in lstm._all_weights for name in layer]
+    n_directions = 2 if lstm.bidirectional else 1
+    state = x.new_zeros(1, len(x), lstm.hidden_size)
+    for layer in range(lstm.num_layers):
+        ys = []
+        for direction in range(n_directions):
+            first = (layer * n_directions + direction) * per_direction
+            own = weights[first : first + per_direction]
+            read = _mirrored(x, lengths) if direction else x
+            y, *_ = torch.lstm(
+                read, (state, state), own, lstm.bias, 1, 0.0, lstm.training, False, True
+            )
+            ys.append(_mirrored(y, lengths) if direction else y)
+        x = torch.cat(ys, dim=2) if len(ys) > 1 else ys[0]
+        if layer + 1 < lstm.num_layers:
+            x = F.dropout(x, lstm.dropout, lstm.training)
+    return x * mask
+
+
+def _mirrored(x: Tensor, lengths: Tensor) -> Tensor:
+    return reverse_frames(x.transpose(1, 2), lengths.to(x.device)).transpose(1, 2)
 
 
 def to_image(features: Tensor, n_frames: Tensor) -> Tensor:

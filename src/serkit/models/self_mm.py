@@ -35,9 +35,8 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pack_padded_sequence
 
-from serkit.models.layers import lengths_to_mask, masked_mean
+from serkit.models.layers import lengths_to_mask, masked_mean, run_lstm
 
 __all__ = ["SELF_MM_PRESETS", "STREAMS", "SelfMm", "SelfMmConfig"]
 
@@ -167,9 +166,9 @@ class LstmEncoder(nn.Module):
 
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
         """Map ``(batch, n_frames, n_features)`` and lengths of at least 1 to ``(batch, n_out)``."""
-        packed = pack_padded_sequence(x, lengths.cpu(), batch_first=True, enforce_sorted=False)
-        _, (state, _) = self.lstm(packed)  # (1, batch, n_hidden)
-        y: Tensor = self.linear(self.dropout(state[0]))
+        states = run_lstm(self.lstm, x, lengths)
+        last = states[torch.arange(len(x), device=x.device), lengths.to(x.device) - 1]
+        y: Tensor = self.linear(self.dropout(last))
         return y
 
 

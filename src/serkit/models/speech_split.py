@@ -45,9 +45,8 @@ import torch
 import torch.nn.functional as F
 from pydantic import ConfigDict, NonNegativeInt, PositiveInt
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from serkit.models.layers import lengths_to_mask, masked_mean
+from serkit.models.layers import lengths_to_mask, masked_mean, run_lstm
 from serkit.models.resampling import SLOWEST, RandomResampler
 from serkit.types import InputError
 
@@ -146,18 +145,6 @@ def f0_bins(f0: Tensor, n_bins: int = 256) -> Tensor:
 def whole(lengths: Tensor, step: int) -> Tensor:
     """Lengthen to the next multiple of a step, at least one."""
     return (lengths.clamp_min(1) + step - 1) // step * step
-
-
-def run_lstm(lstm: nn.LSTM, x: Tensor, lengths: Tensor) -> Tensor:
-    """Run a recurrent layer up to each end: ``(batch, n_frames, d)``, zeros behind the ends."""
-    y: Tensor
-    lengths = lengths.cpu()
-    if bool((lengths == x.shape[1]).all()):  # a CPU is two to three times faster without packing
-        y, _ = lstm(x)
-        return y
-    packed = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
-    y, _ = pad_packed_sequence(lstm(packed)[0], batch_first=True, total_length=x.shape[1])
-    return y
 
 
 class ConvBlock(nn.Module):
