@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from serkit.audio import Channel, Waveform, load_audio, require_sound, resample
-from serkit.features import build_front_end, front_end_to_dict
+from serkit.features import FrontEnd, build_front_end, front_end_to_dict
 from serkit.features.normalise import FeatureNorm, Normalise
 from serkit.features.speech_encoder import SpeechEncoder
 from serkit.features.text import TextEncoder, build_text_encoder, text_encoder_to_dict
@@ -59,8 +59,10 @@ class RecognizerConfig:
     ``front_end`` and ``model`` hold a ``name`` and that part's settings; ``view`` its ``kind`` and
     settings. ``multi_label``: several classes may hold at once, or none, and scores are those of
     independent decisions. ``text``: a text encoder's ``name`` and settings, for models that read
-    the words as well. ``symbols``: what a model with a CTC layer spells in, the blank first.
-    ``trained_on`` is free-form: corpus, licence, protocol words, scores.
+    the words as well. ``parts``: a second front end's, for models that read spectrogram and pitch
+    beside the frames of the first. ``symbols``: what a model with a CTC layer spells in, the blank
+    first. ``speakers``: whom a model that tells speakers apart was trained on. ``trained_on`` is
+    free-form: corpus, licence, protocol words, scores.
     """
 
     system: str
@@ -72,13 +74,16 @@ class RecognizerConfig:
     channel: Channel = "mean"
     multi_label: bool = False
     text: Mapping[str, Any] | None = None
+    parts: Mapping[str, Any] | None = None
     symbols: tuple[str, ...] = ()
+    speakers: tuple[str, ...] = ()
     trained_on: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def holds_encoders(self) -> bool:
-        """Tell whether networks of others are part of it."""
-        return self.text is not None or self.front_end.get("name") == "speech_encoder"
+    def stackable(self) -> bool:
+        """Tell whether it reads one stream of ready features, which members of a stack can."""
+        several = self.text is not None or self.parts is not None
+        return not several and self.front_end.get("name") != "speech_encoder"
 
 
 class Recognizer(nn.Module):
@@ -88,8 +93,9 @@ class Recognizer(nn.Module):
     ----------
     config
         See :class:`RecognizerConfig`. ``model.n_classes`` and ``model.n_features`` follow from the
-        label space and the front end where they are not given, ``model.n_text_features`` and
-        ``model.n_symbols`` from the text encoder and the symbols where there are such.
+        label space and the front end where they are not given, ``model.n_text_features``,
+        ``model.n_symbols`` and ``model.n_speakers`` from the text encoder, the symbols and the
+        speakers where there are such.
 
     Raises
     ------
@@ -117,6 +123,7 @@ class Recognizer(nn.Module):
         if config.text is not None:
             text = dict(config.text)
             self.text_encoder = build_text_encoder(text.pop("name"), text)
+        self.parts_front_end = self._second_front_end(config.parts)
         self.symbols = Symbols(tuple(config.symbols)) if config.symbols else None
         model = dict(config.model)
         self.model_name = model.pop("name")
@@ -128,8 +135,27 @@ class Recognizer(nn.Module):
             given["n_text_features"] = self.text_encoder.config.n_features
         if self.symbols is not None:
             given["n_symbols"] = len(self.symbols)
+        if config.speakers:
+            given["n_speakers"] = len(config.speakers)
         self.model = build_model(self.model_name, given | model)
         self.config = config
+
+    def _second_front_end(self, settings: Mapping[str, Any] | None) -> FrontEnd | None:
+        if settings is None:
+            return None
+        settings = dict(settings)
+        front_end = build_front_end(settings.pop("name"), settings)
+        if isinstance(self.view, SegmentsView) or isinstance(front_end, SpeechEncoder):
+            raise InputError(
+                "[parts] takes a front end without weights, and a view of whole utterances: set "
+                "parts.name = 'speech_parts' and view.kind = 'whole' or 'fixed'"
+            )
+        if front_end.config.sample_rate != self.sample_rate:
+            raise InputError(
+                f"[parts] works at {front_end.config.sample_rate} Hz and the front end at "
+                f"{self.sample_rate} Hz: set one sample_rate for both"
+            )
+        return front_end
 
     @property
     def sample_rate(self) -> int:
@@ -188,6 +214,12 @@ class Recognizer(nn.Module):
             return None
         return {"name": self.config.text["name"]} | text_encoder_to_dict(self.text_encoder)
 
+    def parts_settings(self) -> dict[str, Any] | None:
+        """Name and settings of the second front end; ``None`` where there is none."""
+        if self.parts_front_end is None or self.config.parts is None:
+            return None
+        return {"name": self.config.parts["name"]} | front_end_to_dict(self.parts_front_end)
+
     def front_end_settings(self) -> dict[str, Any]:
         """Name and settings of the front end, all spelled out."""
         return {"name": self.front_end_name} | front_end_to_dict(self.front_end)
@@ -219,6 +251,19 @@ class Recognizer(nn.Module):
         features, n_frames = self.front_end(pieces, lengths)
         return features, n_frames, owners
 
+    def extract_parts(self, waveforms: Tensor, n_samples: Tensor) -> tuple[Tensor, Tensor]:
+        """Apply the view and the second front end; see :meth:`extract`.
+
+        Returns
+        -------
+        parts : (batch, n_frames, d)
+        n_parts : (batch,)
+        """
+        assert self.parts_front_end is not None
+        pieces, lengths, _ = cut_pieces(self.view, waveforms, n_samples, training=False)
+        parts, n_parts = self.parts_front_end(pieces, lengths)
+        return parts, n_parts
+
     def extract_text(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Apply the text encoder, unless that is trained: then only its tokenizer.
 
@@ -243,7 +288,8 @@ class Recognizer(nn.Module):
         ----------
         batch
             ``features`` and ``n_frames``, as :meth:`extract` gives them; where there is a text
-            encoder, ``text`` and ``n_tokens``, as :meth:`extract_text` gives them. In training
+            encoder, ``text`` and ``n_tokens``, as :meth:`extract_text` gives them; where there is
+            a second front end, ``parts`` and ``n_parts`` of :meth:`extract_parts`. In training
             there may be another view of each utterance under the same names after ``augmented_``.
 
         Returns
@@ -268,6 +314,8 @@ class Recognizer(nn.Module):
             read = (batch[f"{prefix}text"], batch[f"{prefix}n_tokens"])
             if self.text_learns:
                 read = self.text_encoder(read[0].squeeze(-1), read[1])
+        if self.parts_front_end is not None:
+            read += (batch["parts"], batch["n_parts"])
         outputs: dict[str, Tensor] = self.model(self.norm(features, n_frames), n_frames, *read)
         return outputs
 
@@ -313,6 +361,9 @@ class Recognizer(nn.Module):
         if self.text_encoder is not None:
             text, n_tokens = self.extract_text(texts or [""] * len(waveforms))
             batch |= {"text": text.to(device)[owners], "n_tokens": n_tokens.to(device)[owners]}
+        if self.parts_front_end is not None:
+            parts, n_parts = self.extract_parts(padded.to(device), n_samples.to(device))
+            batch |= {"parts": parts, "n_parts": n_parts}
         logits = self(batch)["emotion"].float()
         scores: np.ndarray = self.pool(logits, owners, len(waveforms)).cpu().numpy()
         return scores
@@ -457,7 +508,9 @@ class Recognizer(nn.Module):
             "front_end": self.front_end_settings(),
             "normalise": self.config.normalise,
             "text": self.text_settings(),
+            "parts": self.parts_settings(),
             "symbols": list(self.config.symbols),
+            "speakers": list(self.config.speakers),
             "model": {"name": self.model_name} | model_to_dict(self.model),
             "n_parameters": self.n_parameters,
             "trained_on": dict(self.config.trained_on),

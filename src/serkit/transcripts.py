@@ -154,8 +154,21 @@ class Symbols:
         InputError
             If an id is no symbol.
         """
+        return self.written(i for i, _ in groupby(ids))
+
+    def written(self, ids: Iterable[int]) -> str:
+        """Write what :meth:`encode` spelled, repetitions and all; words separated by one space.
+
+        >>> WAV2VEC2.written(WAV2VEC2.encode("well, all"))
+        'WELL ALL'
+
+        Raises
+        ------
+        InputError
+            If an id is no symbol.
+        """
         text = ""
-        for i, _ in groupby(ids):
+        for i in ids:
             if not 0 <= i < len(self.symbols):
                 raise InputError(f"symbol {i}: expected 0 to {len(self.symbols) - 1}")
             symbol = self.symbols[i]

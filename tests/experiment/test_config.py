@@ -47,7 +47,10 @@ def test_presets_of_the_mixture_of_experts_differ_in_data_alone(name, corpus):
         assert getattr(config.training, key) == getattr(base.training, key)
 
 
-@pytest.mark.parametrize("network", preset_names(fragments=True))
+NETWORKS = [name for name in preset_names(fragments=True) if name.startswith("networks/")]
+
+
+@pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize("below", ["moe/honest", "moe/honest+networks/light-sernet-port"])
 def test_every_network_can_be_laid_over_either_backbone(below, network):
     config = load_experiment(f"{below}+{network}", overrides=["corpus.name=ravdess"])
@@ -207,3 +210,31 @@ def test_every_key_is_explained():
 )
 def test_run_folders_are_named_after_experiment_and_corpus(overrides, expected):
     assert load_experiment("timnet/base", overrides=overrides).run_name == expected
+
+
+VARIANTS = [name for name in preset_names(fragments=True) if name.startswith("variants/")]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("below", ["base", "published", "small"])
+def test_every_variant_can_be_laid_over_every_base_of_decomposed_speech(below, variant):
+    config = load_experiment(
+        f"decomposed/{below}+{variant}", overrides=["corpus.name=iemocap", "ctc.symbols=wav2vec2"]
+    )
+    outputs = {term.output for term in config.objective}
+    assert ("reconstruction" in outputs) == (config.parts is not None)
+    assert config.name.endswith(variant.rpartition("/")[2])
+    assert config.protocol.split == (
+        "recording_folds" if below == "published" else "leave_one_session_out"
+    )
+
+
+def test_published_decomposed_speech_says_how_its_losses_are_reduced():
+    config = load_experiment("decomposed/as-published", overrides=["corpus.name=iemocap"])
+    by_output = {term.output: term for term in config.objective}
+    assert by_output["asr"].ctc_reduction == "sum"
+    assert not by_output["asr"].zero_infinity
+    assert not by_output["reconstruction"].mask_padding
+    assert config.model["mask_pooling"] is False
+    assert config.training.select == "last"
+    assert config.training.learning_rate == 5e-5

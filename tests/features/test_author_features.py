@@ -285,7 +285,7 @@ def put(value: float) -> Callable[[np.ndarray], np.ndarray]:
         ({"x": put(np.nan)}, "row 7 of x holds NaN"),
         ({"x": put(-np.inf)}, "row 7 of x holds NaN or infinite"),
         ({"x": lambda x: [1, 2]}, "'x' is a list, expected an array"),
-        ({"x": lambda x: [1.0, 2.0]}, "the instruction BINFLOAT"),
+        ({"x": lambda x: [1.0, 2.0]}, "'x' is a list"),
         ({"y": lambda y: y[:-1]}, "y has shape (11, 4), expected (12, n_classes)"),
         ({"y": lambda y: y.argmax(1)}, "y has shape (12,)"),
         ({"y": lambda y: y[:, :1]}, "y has shape (12, 1)"),

@@ -207,8 +207,8 @@ def test_patience_stops(tmp_path):
 
 
 def test_tensorboard_events_are_written(tmp_path):
-    run(tmp_path, config(epochs=1, tensorboard=True))
-    assert list((tmp_path / "tensorboard").glob("events.*"))
+    run(tmp_path / "one", config(epochs=1, tracker={"kind": "tensorboard"}))
+    assert list((tmp_path / "tensorboard" / "one").glob("events.*"))
 
 
 def test_accumulation_steps_once_for_several_batches(tmp_path):

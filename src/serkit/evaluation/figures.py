@@ -35,7 +35,9 @@ __all__ = [
     "embedding_figure",
     "noise_figure",
     "reliability_figure",
+    "series_figure",
     "speakers_figure",
+    "truth_figure",
 ]
 
 # Placeholders that cannot occur otherwise -> what the page's style sheet calls them.
@@ -294,6 +296,74 @@ def embedding_figure(embeddings: Embeddings, predictions: Predictions) -> tuple[
         "speaker and is a network of its own, whose coordinates do not match the others', so each "
         "has its own map and a colouring by speaker would show nothing."
     )
+
+
+def truth_figure(truth: NDArray[np.floating[Any]], predicted: NDArray[np.floating[Any]]) -> str:
+    """Draw predicted numbers against true ones, (n,) each."""
+    low = float(min(truth.min(), predicted.min()))
+    high = float(max(truth.max(), predicted.max()))
+    with _figure(4.8, 4.4) as figure:
+        axes = figure.subplots()
+        axes.plot([low, high], [low, high], "--", color=_INK, linewidth=1, label="truth")
+        axes.axhline(0, color=_MUTED, linewidth=0.8)
+        axes.axvline(0, color=_MUTED, linewidth=0.8)
+        axes.scatter(
+            truth,
+            predicted,
+            s=20 if len(truth) < 300 else 11,
+            alpha=0.55,
+            linewidths=0,
+            rasterized=len(truth) > _MAX_POINTS_AS_VECTOR,
+            color=_HUES[0],
+        )
+        axes.set_xlabel("truth")
+        axes.set_ylabel("predicted")
+        axes.set_title("Truth and prediction")
+        return _svg(
+            figure,
+            name="truth",
+            alt=f"Predicted against true numbers of {len(truth)} clips, from {low:.1f} to "
+            f"{high:.1f}",
+        )
+
+
+def series_figure(
+    name: str,
+    panels: Mapping[str, Mapping[str, Sequence[tuple[NDArray[Any], NDArray[np.float64]]]]],
+) -> str:
+    """Draw quantities by epoch: one thin line per training run, and their mean.
+
+    Parameters
+    ----------
+    name
+        Of the figure, unique on its page.
+    panels
+        Title -> quantity -> (epochs, values) of each run.
+    """
+    with _figure(_FULL_WIDTH_IN, 3.5) as figure:
+        for axes, (title, lines) in zip(
+            np.atleast_1d(figure.subplots(1, len(panels))), panels.items(), strict=True
+        ):
+            for number, (quantity, runs) in enumerate(lines.items()):
+                color = _HUES[number % len(_HUES)]
+                by_epoch: dict[int, list[float]] = {}
+                for epochs, values in runs:
+                    axes.plot(epochs, values, color=color, linewidth=0.7, alpha=0.35)
+                    for epoch, value in zip(epochs.tolist(), values.tolist(), strict=True):
+                        by_epoch.setdefault(int(epoch), []).append(value)
+                shared = sorted(e for e, known in by_epoch.items() if 2 * len(known) >= len(runs))
+                means = [float(np.mean(by_epoch[epoch])) for epoch in shared]
+                axes.plot(shared, means, color=color, linewidth=1.9, label=_plain(quantity))
+            axes.set_title(title)
+            axes.set_xlabel("epoch")
+            axes.set_ylim(bottom=0)
+            _legend_above(axes)
+        return _svg(
+            figure,
+            name=name,
+            alt="; ".join(f"{title}: {', '.join(lines)}" for title, lines in panels.items())
+            + ", by epoch",
+        )
 
 
 def noise_figure(

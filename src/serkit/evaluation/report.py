@@ -46,7 +46,7 @@ from serkit.evaluation.workbook import write_workbook
 from serkit.files import write_atomically
 from serkit.types import InputError
 
-__all__ = ["Mistake", "confident_mistakes", "write_report"]
+__all__ = ["Mistake", "confident_mistakes", "render_page", "write_report"]
 
 MAX_MISTAKES = 6
 MAX_WAV_BYTES = 220_000  # grows by a third as base64, to just under 300 kB of page
@@ -109,10 +109,10 @@ def write_report(run_dir: Path | str, *, audio: bool = True) -> Path:
     write_atomically(run_dir / "metrics.json", text)
     shared = _shared(folder, summary, rows)
     if isinstance(summary, SetSummary):
-        page = _render("multilabel.html.j2", shared | _of_sets(summary))
+        page = render_page("multilabel.html.j2", shared | _of_sets(summary))
     else:
         mistakes = confident_mistakes(folder.predictions, run_dir=run_dir, audio=audio)
-        page = _render("report.html.j2", shared | _of_classes(folder, summary, mistakes))
+        page = render_page("report.html.j2", shared | _of_classes(folder, summary, mistakes))
     write_atomically(run_dir / "report.html", page)
     return run_dir / "report.html"
 
@@ -225,13 +225,15 @@ def _run_in_short(folder: RunFolder) -> dict[str, Any]:
         "coverage": folder.coverage,
         "not_judged": folder.not_judged,
         "experts": dict(folder.experts),
+        "heard": dict(folder.heard),
         "commit": folder.run.get("commit"),
         "serkit_version": folder.run.get("serkit_version"),
         "missing_files": [name for name, _ in folder.missing],
     }
 
 
-def _render(template: str, content: Mapping[str, Any]) -> str:
+def render_page(template: str, content: Mapping[str, Any]) -> str:
+    """Fill one of the templates in, such as ``report.html.j2``."""
     from importlib.resources import files
 
     from jinja2 import Environment, FunctionLoader, StrictUndefined
@@ -291,6 +293,7 @@ def _shared(
         "curve_names": curve_names,
         "dev_name": dev_name,
         "experts": folder.experts,
+        "heard": folder.heard,
         "optimism": optimism_rows,
         "environment": _environment(folder),
         "config": json.dumps(folder.config, indent=2, ensure_ascii=False) if folder.config else "",

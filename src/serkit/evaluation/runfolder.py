@@ -15,8 +15,9 @@ embeddings.npz id, fold, seed, embedding of the test utterances (first seed)
 In run.json, ``multi_label`` says whether an utterance may have several classes; the predictions
 table must agree, and ``dev_uar`` and ``dev_war`` of the curves are then mean recall (UA) and exact
 match (WA). ``coverage`` holds ``n_utterances``, ``n_judged`` and, where they differ, the
-``reason``. ``experts`` holds, per class, ``uar``, ``war`` and ``f1`` of that expert's own yes or
-no, averaged over seeds.
+``reason``. ``heard`` holds, of systems that spell what is said, ``wer``, ``wer_sd``, ``cer``,
+``n_utterances`` and ``n_words``. ``experts`` holds, per class, ``uar``, ``war`` and ``f1`` of that
+expert's own yes or no, averaged over seeds.
 
 Every file but the first may be missing; :attr:`RunFolder.missing` then says what cannot be shown.
 A path to a bare predictions table is read as a folder of which nothing else is left.
@@ -221,6 +222,11 @@ class RunFolder:
         return f"{n - n_judged} of {n} utterances ({share}) are not judged: {reason}"
 
     @property
+    def heard(self) -> Mapping[str, Any]:
+        """``wer``, ``cer`` and what they were counted on; empty where nothing was spelled."""
+        return _mapping(self.run.get("heard"))
+
+    @property
     def experts(self) -> Mapping[str, Mapping[str, float]]:
         """Each expert's ``uar``, ``war`` and ``f1`` by class; empty where there are no experts."""
         return _mapping(self.run.get("experts"))
@@ -313,7 +319,7 @@ def _read_json(path: Path) -> Mapping[str, Any] | None:
 
 
 def _check_run(run: Mapping[str, Any], path: Path) -> None:
-    """Refuse a coverage or experts that cannot be shown."""
+    """Refuse a coverage, experts or error rates that cannot be shown."""
     coverage = run.get("coverage")
     if coverage is not None:
         n_judged, n = (_mapping(coverage).get(key) for key in ("n_judged", "n_utterances"))
@@ -322,6 +328,9 @@ def _check_run(run: Mapping[str, Any], path: Path) -> None:
                 f"{path}: coverage is {coverage}, expected n_utterances and n_judged, at least 1 "
                 "and at most n_utterances"
             )
+    heard = _mapping(run.get("heard"))
+    if heard and not all(isinstance(heard.get(name), (int, float)) for name in ("wer", "cer")):
+        raise RunFolderError(f"{path}: heard is {dict(heard)}, expected numbers as wer and cer")
     experts = run.get("experts")
     if experts is not None:
         if not isinstance(experts, Mapping) or not all(map(_is_expert, experts.values())):

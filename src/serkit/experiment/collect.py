@@ -1,23 +1,26 @@
-"""What the members of a run left, joined: predictions, curves, embeddings, experts."""
+"""What the members of a run left, joined: predictions, curves, embeddings, experts, words."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from serkit.evaluation.metrics import f1_macro_of, uar_of, war_of
 from serkit.evaluation.predictions import Predictions, write_predictions
+from serkit.evaluation.transcription import score_transcription
 from serkit.files import write_atomically
 from serkit.labels import LabelSpace, targets
 from serkit.training.member import Member, member_outputs
 from serkit.training.record import LOG_FILE
+from serkit.transcripts import CtcStyle, Symbols, ctc_clean
 from serkit.types import Utterance
 
-__all__ = ["collect_outputs", "judge_experts"]
+__all__ = ["collect_outputs", "judge_experts", "judge_heard"]
 
 
 def collect_outputs(
@@ -27,12 +30,14 @@ def collect_outputs(
     labels: LabelSpace,
     *,
     multi_label: bool,
+    symbols: Symbols | None = None,
 ) -> None:
     """Join what the members left into predictions.csv, curves.csv and embeddings.npz."""
     by_id = {u.id: u for u in utterances}
     rows: list[tuple[Utterance, str, int]] = []
     scores: list[np.ndarray] = []
     embeddings: list[np.ndarray] = []
+    heard: list[str] = []
     embedded: list[tuple[str, str, int]] = []
     curves = ["fold,seed,epoch,train_loss,dev_loss,dev_uar,dev_war,selected"]
     first_seed = members[0].seed
@@ -40,6 +45,8 @@ def collect_outputs(
         outputs, selected = member_outputs(member)
         rows += [(by_id[i], member.fold.name, member.seed) for i in member.fold.test]
         scores.append(outputs["scores"])
+        if symbols is not None and "heard" in outputs:
+            heard += [symbols.decode(row) for row in outputs["heard"].tolist()]
         if member.seed == first_seed and "embedding" in outputs:
             embeddings.append(outputs["embedding"])
             embedded += [(i, member.fold.name, member.seed) for i in member.fold.test]
@@ -74,7 +81,8 @@ def collect_outputs(
                 "transcript": [u.transcript or "" for u, _, _ in rows],
                 "start_s": [f"{u.start_s:g}" for u, _, _ in rows],
                 "end_s": ["" if u.end_s is None else f"{u.end_s:g}" for u, _, _ in rows],
-            },
+            }
+            | ({"heard": heard} if heard else {}),
         ),
     )
     if embeddings:
@@ -117,4 +125,46 @@ def judge_experts(
     return {
         label: {name: float(values[number]) for name, values in means.items()}
         for number, label in enumerate(labels.classes)
+    }
+
+
+def judge_heard(
+    members: Sequence[Member],
+    utterances: Sequence[Utterance],
+    symbols: Symbols | None,
+    style: CtcStyle,
+) -> dict[str, Any]:
+    """Judge what the members heard on their test parts.
+
+    Returns
+    -------
+    heard
+        ``wer`` and ``cer`` of all test parts together, each the mean over seeds, with ``wer_sd``
+        where there are several; ``n_utterances`` with a transcript and their ``n_words``. Empty
+        where nothing spells, or nothing is known of what was said.
+    """
+    said = {
+        u.id: None
+        if u.transcript is None or symbols is None
+        else symbols.written(symbols.encode(ctc_clean(u.transcript, style=style, symbols=symbols)))
+        for u in utterances
+    }
+    pairs: dict[int, list[tuple[str | None, str]]] = {}
+    for member in members:
+        outputs, _ = member_outputs(member)
+        if symbols is None or "heard" not in outputs:
+            return {}
+        texts = [symbols.decode(row) for row in outputs["heard"].tolist()]
+        known = (said[i] for i in member.fold.test)
+        pairs.setdefault(member.seed, []).extend(zip(known, texts, strict=True))
+    if not any(text is not None for seed in pairs.values() for text, _ in seed):
+        return {}
+    scores = [score_transcription(*zip(*seed, strict=True)) for seed in pairs.values()]
+    wers = [score.words.rate for score in scores]
+    return {
+        "wer": float(np.mean(wers)),
+        "wer_sd": float(np.std(wers, ddof=1)) if len(wers) > 1 else None,
+        "cer": float(np.mean([score.characters.rate for score in scores])),
+        "n_utterances": scores[0].n_utterances,
+        "n_words": scores[0].words.n_said,
     }

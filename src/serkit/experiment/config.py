@@ -60,7 +60,7 @@ Table = dict[str, Any]
 
 _DISCRIMINATORS = ("split", "name", "kind")
 
-FRAGMENTS = ("networks",)  # folders of presets that are to be laid over another
+FRAGMENTS = ("networks", "variants")  # folders of presets that are to be laid over another
 
 
 class ConfigError(InputError):
@@ -156,6 +156,9 @@ class ProtocolConfig(Strict):
     n_dev: int = Field(default=1, ge=1, description="speakers or sentences in the dev part")
     dev_fraction: float = Field(default=0.1, gt=0, lt=1)
     folds_file: str | None = Field(default=None, description="folds.csv to use instead of a split")
+    only: tuple[str, ...] | None = Field(
+        default=None, min_length=1, description="names of the folds to run; default: all"
+    )
 
 
 class ExperimentConfig(Strict):
@@ -180,6 +183,15 @@ class ExperimentConfig(Strict):
     )
     ctc: CtcConfig | None = Field(
         default=None, description="give models with a CTC layer the transcripts to spell"
+    )
+    parts: dict[str, Any] | None = Field(
+        default=None,
+        description="second front end, for models that read spectrogram and pitch as well",
+    )
+    parts_from: str | None = Field(
+        default=None,
+        description="run folder or checkpoint of a trained decomposition, from whose weights the "
+        "model's encoders and decoder start",
     )
     augmented: AugmentedConfig | None = Field(
         default=None, description="other views of utterances, for losses that compare views"

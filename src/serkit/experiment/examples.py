@@ -26,12 +26,15 @@ from serkit.types import InputError, Utterance
 __all__ = [
     "encode_texts",
     "encode_transcripts",
+    "extract_parts",
     "extract_sound",
     "find_symbols",
     "leave_out_short",
     "mark_emotions",
+    "mark_speakers",
     "refuse_segments",
     "sound_settings",
+    "speakers_of",
     "spell",
 ]
 
@@ -69,6 +72,51 @@ def extract_sound(
         )
         extracted.append(features)
     return extracted
+
+
+def extract_parts(
+    recognizer: Recognizer,
+    utterances: Sequence[Utterance],
+    *,
+    cache_dir: Path | None,
+    progress: Progress,
+) -> ExtractedFeatures | None:
+    """Extract what a second front end gives, for recognizers that have one."""
+    if recognizer.parts_front_end is None:
+        return None
+    settings = recognizer.parts_settings()
+    extractor = Extractor(
+        function=recognizer.extract_parts,
+        sample_rate=recognizer.sample_rate,
+        channel=recognizer.config.channel,
+        settings={"view": dict(recognizer.config.view), "front_end": settings},
+    )
+    progress.stage("spectrograms and pitch", len(utterances))
+    return extract_features(
+        utterances,
+        extractor,
+        cache_dir=cache_dir,
+        progress=lambda done, _: progress.advance(done),
+    )
+
+
+def speakers_of(utterances: Sequence[Utterance]) -> tuple[str, ...]:
+    """Name the known speakers; of several corpora, with the corpus."""
+    return tuple(sorted({_speaker(u) for u in utterances if u.speaker != "unknown"}))
+
+
+def mark_speakers(
+    utterances: Sequence[Utterance], speakers: Sequence[str]
+) -> NDArray[np.int64] | None:
+    """Place of each utterance's speaker in a list, (n_utterances,); -100 for unknown ones."""
+    if not speakers:
+        return None
+    place = {speaker: number for number, speaker in enumerate(speakers)}
+    return np.array([place.get(_speaker(u), -100) for u in utterances], dtype=np.int64)
+
+
+def _speaker(utterance: Utterance) -> str:
+    return f"{utterance.corpus}/{utterance.speaker}" if utterance.speaker != "unknown" else ""
 
 
 def sound_settings(recognizer: Recognizer) -> dict[str, object]:

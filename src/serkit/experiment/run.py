@@ -50,16 +50,20 @@ from serkit.corpora.splits import (
 from serkit.evaluation.report import write_report
 from serkit.experiment.augmented import augmented_views
 from serkit.experiment.card import model_card
-from serkit.experiment.collect import collect_outputs, judge_experts
-from serkit.experiment.config import ExperimentConfig
+from serkit.experiment.collect import collect_outputs, judge_experts, judge_heard
+from serkit.experiment.config import ConfigError, ExperimentConfig
 from serkit.experiment.examples import (
     encode_transcripts,
+    extract_parts,
     extract_sound,
     find_symbols,
     leave_out_short,
     mark_emotions,
+    mark_speakers,
+    speakers_of,
     spell,
 )
+from serkit.experiment.parts_start import find_start
 from serkit.experiment.progress import Progress, Quiet
 from serkit.experiment.provenance import commit, machine, packages
 from serkit.experiment.reading import CorpusPart, read_experiment_corpus
@@ -78,7 +82,7 @@ from serkit.training.crew import together
 from serkit.training.data import derive_seed, read_data, write_data
 from serkit.training.lock import FolderLock
 from serkit.training.loop import EpochRow, TrainingConfig, fit
-from serkit.training.member import Member, member_outputs
+from serkit.training.member import Member, load_parts, member_outputs
 from serkit.training.objectives import Term
 from serkit.training.plan import Plan
 from serkit.training.workers import one_thread
@@ -174,6 +178,7 @@ def _run(
     folds, separates = _folds(config, part)
     leaks = check_leaks(part.utterances, folds, separates=separates, audio_hashes=hashes)
     leaks.raise_if_broken()
+    start = find_start(config, folds, part.utterances, recognizer, corpora_dir)
     views, heard = augmented_views(
         config,
         part,
@@ -188,7 +193,7 @@ def _run(
     write_folds_csv(folds, out / "folds.csv")
     write_json(out / "leaks.json", {"ok": True} | leaks.to_dict())
     protocol = _protocol(config, folds, leaks)
-    protocol["warnings"] += heard
+    protocol["warnings"] += [*heard, *start.warnings]
     for word in protocol["warnings"]:
         progress.say(f"this protocol is: {word}")
 
@@ -211,6 +216,8 @@ def _run(
             recognizer, part.utterances, cache_dir=cache_dir, progress=progress
         ),
         ctc=spell(config, part.utterances, symbols),
+        parts=extract_parts(recognizer, part.utterances, cache_dir=cache_dir, progress=progress),
+        speaker=mark_speakers(part.utterances, recognizer_config.speakers),
         views=views,
     )
     # The members map the features from the file; a second copy here would cost memory to no end.
@@ -225,12 +232,14 @@ def _run(
             seed,
             out / "members" / f"{fold.name}-seed{seed}",
             data,
+            start.of_fold(fold.name),
         )
         for seed in config.seeds
         for fold in folds
     ]
     plan = _train(members, resources, stopwatch=stopwatch, progress=progress)
-    collect_outputs(out, members, part.utterances, labels, multi_label=multi)
+    collect_outputs(out, members, part.utterances, labels, multi_label=multi, symbols=symbols)
+    style = config.ctc.style if config.ctc is not None else "spoken"
     write_json(
         out / "run.json",
         {
@@ -244,6 +253,7 @@ def _run(
             "multi_label": multi,
             "coverage": coverage,
             "experts": judge_experts(members, part.utterances, labels),
+            "heard": judge_heard(members, part.utterances, symbols, style),
             "n_parameters": recognizer.n_parameters,
             "seeds": list(config.seeds),
             "commit": made_by,
@@ -285,14 +295,22 @@ def _recognizer_config(
         channel=channel,
         multi_label=config.labels.multi,
         text=config.text,
+        parts=config.parts,
         symbols=symbols.symbols if symbols else (),
+        # Those whom nobody is trained on are told apart as badly as before, and never asked about.
+        speakers=speakers_of(part.utterances) if _tells_speakers(config) else (),
     )
+
+
+def _tells_speakers(config: ExperimentConfig) -> bool:
+    return any(term.target == "speaker" for term in config.objective)
 
 
 def _folds(config: ExperimentConfig, part: CorpusPart) -> tuple[list[Fold], frozenset[str]]:
     protocol = config.protocol
     if protocol.folds_file is not None:
-        return read_folds_csv(protocol.folds_file, utterances=part.utterances), frozenset()
+        folds = read_folds_csv(protocol.folds_file, utterances=part.utterances)
+        return _only(folds, protocol.only), frozenset()
     corpora = sorted({u.corpus for u in part.utterances})
     test: tuple[str, ...] = ()
     if protocol.split == "cross_corpus" and config.test_corpus is not None:
@@ -309,7 +327,19 @@ def _folds(config: ExperimentConfig, part: CorpusPart) -> tuple[list[Fold], froz
         test_corpora=test,
     )
     folds = make_folds(part.utterances, protocol.split, options)
-    return folds, SPLITS[protocol.split].separates
+    return _only(folds, protocol.only), SPLITS[protocol.split].separates
+
+
+def _only(folds: list[Fold], wanted: tuple[str, ...] | None) -> list[Fold]:
+    if wanted is None:
+        return folds
+    by_name = {fold.name: fold for fold in folds}
+    missing = [name for name in wanted if name not in by_name]
+    if missing:
+        raise ConfigError(
+            f"protocol.only names the fold '{missing[0]}', expected some of {', '.join(by_name)}"
+        )
+    return [by_name[name] for name in wanted]
 
 
 def _protocol(config: ExperimentConfig, folds: Sequence[Fold], leaks: LeakReport) -> dict[str, Any]:
@@ -379,6 +409,7 @@ def _refit(
         objective=config.objective,
         seed=config.seeds[0],
         folder=out / "members" / "everything",
+        parts_from=members[0].parts_from,
     )
     with one_thread():
         recognizer = together(job, lambda: job(on_epoch=lambda r: progress.advance(r["epoch"])))
@@ -393,11 +424,14 @@ def _fit_everything(
     objective: tuple[Term, ...],
     seed: int,
     folder: Path,
+    parts_from: Path | None,
     on_epoch: Callable[[EpochRow], None] | None = None,
 ) -> Recognizer:
     examples = read_data(data).training
     torch.manual_seed(derive_seed(seed, "everything", "initialisation"))
     recognizer = Recognizer(recognizer_config)
+    if parts_from is not None:
+        load_parts(recognizer, parts_from)
     if recognizer.norm.kind == "train":  # the other kinds need no copy of the examples
         recognizer.norm.fit(examples.gather("features"), examples.gather("n_frames"))
     fit(

@@ -17,11 +17,13 @@ from serkit.experiment.config import (
     check_experiment,
     merge_experiment,
 )
+from serkit.experiment.sentiment import SentimentConfig
 
 __all__ = ["TASKS", "load_task"]
 
 TASKS: dict[str, type[Strict]] = {
     "emotion": ExperimentConfig,
+    "sentiment": SentimentConfig,
 }
 
 

@@ -14,8 +14,10 @@ def headline(metrics: Mapping[str, Any]) -> list[str]:
     Parameters
     ----------
     metrics
-        Content of metrics.json, or a summary as a dict; of a table of either kind.
+        Content of metrics.json, or a summary as a dict; of a table of any kind.
     """
+    if metrics.get("task") == "sentiment":
+        return _of_sentiment(metrics)
     lines = []
     names = metrics["metric_names"]
     width = max(20, *(len(names[key]) for key in metrics["intervals"]))
@@ -29,6 +31,12 @@ def headline(metrics: Mapping[str, Any]) -> list[str]:
             f"{spread})"
         )
     lines.append(_baseline(metrics, width))
+    heard = metrics.get("heard")
+    if heard:
+        words = f"words heard wrongly (WER), of {heard['n_words']}"
+        lines.append(
+            f"  {words:<{width}} {100 * heard['wer']:5.1f} %   (CER {100 * heard['cer']:.1f} %)"
+        )
     if metrics.get("not_judged"):
         lines.append(f"  mind: {metrics['not_judged']}")
     if metrics.get("warnings"):
@@ -44,3 +52,27 @@ def _baseline(metrics: Mapping[str, Any], width: int) -> str:
     rest = ", ".join(f"{short[key]} {100 * baseline[key]:.1f} %" for key in others)
     always = f"always '{baseline['label']}'"
     return f"  {always:<{width}} {100 * baseline[first]:5.1f} %   ({rest})"
+
+
+def _of_sentiment(metrics: Mapping[str, Any]) -> list[str]:
+    """Say every score of a sentiment run beside what knows nothing of a clip."""
+    baselines = metrics["baselines"]
+    lines = []
+    for key, spread in metrics["scores"].items():
+        sd = "" if spread["sd"] is None else f", sd over seeds {spread['sd']:.3f}"
+        interval = metrics["intervals"].get(key)
+        between = f"{interval['low']:.3f} to {interval['high']:.3f}" if interval else "not known"
+        # Always the commonest class has no error: that of always the mean stands in its place.
+        known = baselines["majority"][key]
+        known = baselines["mean"][key] if known is None else known
+        lines.append(
+            f"  {key:<14} {_plain(spread['mean'])}   (interval over videos {between}{sd}; "
+            f"knowing nothing {_plain(known)})"
+        )
+    if metrics["warnings"]:
+        lines.append(f"  mind: {', '.join(metrics['warnings'])}")
+    return lines
+
+
+def _plain(value: float | None) -> str:
+    return "none" if value is None else f"{value:.3f}"

@@ -6,27 +6,24 @@ are class-major in alphabetical class order; inside a class they follow the natu
 file names. There are no speakers and no names in it. With N rows of T frames and C classes it has
 431 + 4 * N * (39 * T + C) bytes.
 
-A pickle is a program, and loading one runs it. Here its instructions are *read*, with the standard
-library's disassembler, and the few that make a dict of arrays are understood: nothing it names is
-imported and nothing it asks for is called, so a file from anywhere is safe to open. Sizes that it
-claims are compared with the bytes that are there before anything is allocated.
+A pickle is a program, and loading one runs it; :mod:`serkit.pickles`, which reads this one, runs
+nothing, so a file from anywhere is safe to open.
 """
 
 from __future__ import annotations
 
 import ast
 import hashlib
-import math
 import mmap
 import os
-import pickletools
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from serkit.pickles import PickleRefusedError, read_pickle
 from serkit.types import InputError
 
 __all__ = ["AuthorFeatures", "AuthorFileError", "read_author_features"]
@@ -45,20 +42,6 @@ ORIGINALS = {
 _HELP = "expected a file such as the authors' EMODB.npy, a pickled dict of x and y"
 _MAX_HEADER = 10_000  # bytes; the authors' files have 118
 _MAX_INSTRUCTIONS = 1000  # the authors' files have about a hundred
-# What the pickle of a dict of arrays names, written by NumPy 1 and by NumPy 2.
-_KNOWN_NAMES = frozenset(
-    {
-        "numpy ndarray",
-        "numpy dtype",
-        "numpy.core.multiarray _reconstruct",
-        "numpy._core.multiarray _reconstruct",
-        "numpy.core.numeric _frombuffer",
-        "numpy._core.numeric _frombuffer",
-    }
-)
-_NUMBER_CODES = frozenset(
-    {"f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1"},
-)
 
 
 class AuthorFileError(InputError):
@@ -130,8 +113,8 @@ def _read_arrays(path: Path, data: mmap.mmap) -> tuple[NDArray[Any], NDArray[Any
             f"labels; {_HELP}"
         )
     try:
-        content = _read_pickle(data)
-    except _RefusedError as refused:
+        content = read_pickle(data, max_instructions=_MAX_INSTRUCTIONS)
+    except PickleRefusedError as refused:
         raise AuthorFileError(
             f"{path}: refused: {refused}, which a dict of arrays never does: the file is not what "
             "it claims to be, do not open it with other programs"
@@ -199,189 +182,6 @@ def _checked(path: Path, x: NDArray[Any], y: NDArray[Any], original: str | None)
         )
     x.flags.writeable = False
     return AuthorFeatures(x, ones.argmax(1).astype(np.int64), y.shape[1], original)
-
-
-# The pickle, read as data
-
-
-class _RefusedError(Exception):
-    """The pickle wants something that no dict of arrays needs."""
-
-
-@dataclass(slots=True)
-class _Name:
-    """A global that the pickle names; never looked up."""
-
-    name: str
-
-
-@dataclass(slots=True)
-class _Dtype:
-    """A NumPy dtype in the making: code such as ``f4`` or ``O8``, byte order."""
-
-    code: str
-    order: str = "="
-
-
-@dataclass(slots=True)
-class _Empty:
-    """An array in the making; the value comes with BUILD."""
-
-    value: Any = None
-
-
-class _Mark:
-    """Where a tuple, or a run of list or dict items, begins on the stack."""
-
-
-_MARK = _Mark()
-_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
-_LITERALS = frozenset(
-    {
-        "BININT", "BININT1", "BININT2", "LONG1", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8",
-        "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8",
-    }
-)  # fmt: skip
-_PUT, _GET = frozenset({"BINPUT", "LONG_BINPUT"}), frozenset({"BINGET", "LONG_BINGET"})
-_SHORT_TUPLES = {"EMPTY_TUPLE": 0, "TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
-
-
-def _read_pickle(data: mmap.mmap) -> Any:
-    """Follow the instructions that build dicts, lists, tuples and arrays of numbers.
-
-    Raises
-    ------
-    _RefusedError
-        If there is any other instruction, or a global that is not in ``_KNOWN_NAMES``.
-    ValueError, LookupError, TypeError
-        If the pickle is cut off or makes no sense.
-    """
-    stack: list[Any] = []
-    memo: dict[int, Any] = {}
-    for count, (opcode, argument, _) in enumerate(pickletools.genops(cast("Any", data))):
-        if count == _MAX_INSTRUCTIONS:
-            raise _RefusedError(f"its pickle has more than {_MAX_INSTRUCTIONS} instructions")
-        name = opcode.name
-        if name in ("PROTO", "FRAME"):
-            continue
-        if name in _LITERALS:
-            stack.append(argument)
-        elif name in _CONSTANTS:
-            stack.append(_CONSTANTS[name])
-        elif name == "MEMOIZE" or name in _PUT:
-            memo[len(memo) if argument is None else int(argument)] = stack[-1]
-        elif name in _GET:
-            stack.append(memo[cast("int", argument)])
-        elif name == "MARK":
-            stack.append(_MARK)
-        elif name == "EMPTY_LIST":
-            stack.append([])
-        elif name == "EMPTY_DICT":
-            stack.append({})
-        elif name in _SHORT_TUPLES:
-            stack.append(tuple(_pop(stack, _SHORT_TUPLES[name])))
-        elif name == "TUPLE":
-            stack.append(tuple(_pop_to_mark(stack)))
-        elif name in ("APPEND", "APPENDS"):
-            _extend(stack, _pop(stack, 1) if name == "APPEND" else _pop_to_mark(stack))
-        elif name in ("SETITEM", "SETITEMS"):
-            _set_items(stack, _pop(stack, 2) if name == "SETITEM" else _pop_to_mark(stack))
-        elif name in ("GLOBAL", "STACK_GLOBAL"):
-            stack.append(_known(" ".join([str(argument)] if argument else _pop(stack, 2))))
-        elif name == "REDUCE":
-            function, arguments = _pop(stack, 2)
-            stack.append(_reduce(function, arguments))
-        elif name == "BUILD":
-            _build(stack[-2], stack.pop())
-        elif name == "STOP":
-            return _value(stack.pop())
-        else:
-            raise _RefusedError(f"its pickle holds the instruction {name}")
-    raise ValueError("no STOP")  # genops says so itself; this is for the reader
-
-
-def _pop(stack: list[Any], n: int) -> list[Any]:
-    if len(stack) < n:
-        raise IndexError("stack underflow")
-    taken = stack[len(stack) - n :]
-    del stack[len(stack) - n :]
-    return taken
-
-
-def _pop_to_mark(stack: list[Any]) -> list[Any]:
-    taken = []
-    while (top := stack.pop()) is not _MARK:
-        taken.append(top)
-    return taken[::-1]
-
-
-def _extend(stack: list[Any], items: list[Any]) -> None:
-    if not isinstance(stack[-1], list):
-        raise TypeError("items for no list")
-    stack[-1].extend(items)
-
-
-def _set_items(stack: list[Any], items: list[Any]) -> None:
-    if not isinstance(stack[-1], dict) or len(items) % 2:
-        raise TypeError("items for no dict")
-    for key, value in zip(items[::2], items[1::2], strict=True):
-        if not isinstance(key, str):
-            raise _RefusedError("its pickle holds a dict whose keys are not words")
-        stack[-1][key] = _value(value)
-
-
-def _known(name: str) -> _Name:
-    if name not in _KNOWN_NAMES:
-        raise _RefusedError(f"its pickle asks for '{name.replace(' ', '.')[:80]}'")
-    return _Name(name.rpartition(" ")[2])
-
-
-def _reduce(function: Any, arguments: Any) -> Any:
-    """Do what the known functions would do, as far as data is concerned."""
-    if not isinstance(function, _Name) or not isinstance(arguments, tuple):
-        raise _RefusedError("its pickle calls something that is no function")
-    match function.name, arguments:
-        case "_reconstruct", (_Name("ndarray"), _, _):
-            return _Empty()
-        case "dtype", (str() as code, *_):
-            return _Dtype(code)
-        case "_frombuffer", (bytes() | bytearray() as buffer, _Dtype() as dtype, shape, order):
-            return _array(buffer, dtype, shape, fortran=order == "F")
-    raise _RefusedError(f"its pickle calls '{function.name}' in an unknown way")
-
-
-def _build(target: Any, state: Any) -> None:
-    match target, state:
-        case _Dtype(), (_, str() as order, *_) if order in ("<", ">", "|", "="):
-            target.order = order
-        case _Empty(), (_, shape, _Dtype() as dtype, bool() as fortran, content):
-            target.value = _array(content, dtype, shape, fortran=fortran)
-        case _:
-            raise _RefusedError("its pickle sets the state of something that is no array")
-
-
-def _array(content: Any, dtype: _Dtype, shape: Any, *, fortran: bool) -> Any:
-    """Make an array of numbers from its bytes, or unwrap an array that holds one object."""
-    if dtype.code in ("O", "O8", "O4"):
-        if shape != () or not isinstance(content, list) or len(content) != 1:
-            raise TypeError("an array of objects that is not a single dict")
-        return _value(content[0])
-    if dtype.code not in _NUMBER_CODES:
-        raise TypeError(f"an array of '{dtype.code[:20]}', expected numbers")
-    if not isinstance(content, bytes | bytearray) or not isinstance(shape, tuple):
-        raise TypeError("an array without bytes or shape")
-    if len(shape) > 8 or not all(type(n) is int and n >= 0 for n in shape):
-        raise ValueError("an array of impossible shape")
-    number = np.dtype(("" if dtype.order == "=" else dtype.order) + dtype.code)
-    n_bytes = math.prod(shape) * number.itemsize
-    if n_bytes != len(content):
-        raise ValueError(f"an array claims {n_bytes} bytes and has {len(content)}")
-    flat: NDArray[Any] = np.frombuffer(content, dtype=number)
-    return flat.reshape(shape, order="F" if fortran else "C")
-
-
-def _value(thing: Any) -> Any:
-    return thing.value if isinstance(thing, _Empty) else thing
 
 
 def _kind(thing: Any) -> str:

@@ -136,9 +136,8 @@ def _engine(member: Member) -> str:
     if config.cohort != "auto":
         return config.cohort
     on_gpu = config.accelerator in ("auto", "cuda") and torch.cuda.is_available()
-    fits = stackable(config, member.objective) and not (
-        holds_views(member.data) or member.recognizer.holds_encoders
-    )
+    fits = stackable(config, member.objective) and member.recognizer.stackable
+    fits = fits and not holds_views(member.data)
     return "stacked" if on_gpu and fits else "processes"
 
 
@@ -180,7 +179,7 @@ def _stacked(
         config,
         waiting[0].objective,
         augmented=holds_views(waiting[0].data),
-        encoders=waiting[0].recognizer.holds_encoders,
+        several_streams=not waiting[0].recognizer.stackable,
     )
     begun = unfinished_wave(members)
     names = {member.name for member in begun}

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from serkit.training.objectives import Penalty
+from serkit.training.trackers import TrackerConfig
 
 __all__ = ["Schedule", "TrainingConfig"]
 
@@ -89,6 +90,14 @@ class TrainingConfig(BaseModel):
     )
     clip_norm: float | None = Field(default=None, gt=0, description="gradient norm limit")
     accumulate: int = Field(default=1, ge=1, description="batches per optimiser step")
+    accumulate_by: Literal["mean", "sum"] = Field(
+        default="mean", description="what is made of the gradients of those batches"
+    )
+    remainder: Literal["step", "drop"] = Field(
+        default="step",
+        description="what becomes of the last batches of an epoch that are fewer than accumulate: "
+        "a step of their own, or nothing, as in some published code",
+    )
     select: Literal["best_dev", "last"] = "best_dev"
     select_by: Literal["uar", "war", "loss", "cer"] = Field(
         default="uar",
@@ -121,4 +130,4 @@ class TrainingConfig(BaseModel):
     shortest_first: bool = Field(
         default=False, description="the first epoch goes from short to long instead of shuffled"
     )
-    tensorboard: bool = Field(default=False, description="write TensorBoard events beside the log")
+    tracker: TrackerConfig = TrackerConfig()

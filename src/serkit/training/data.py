@@ -373,6 +373,8 @@ def write_data(
     emotion: NDArray[np.int64] | NDArray[np.float32],
     text: ExtractedText | None = None,
     ctc: NDArray[np.int64] | None = None,
+    parts: ExtractedFeatures | None = None,
+    speaker: NDArray[np.int64] | None = None,
     views: ExtractedViews | None = None,
 ) -> Path:
     """Write examples where every member can map them from; see :func:`read_data`.
@@ -387,6 +389,9 @@ def write_data(
     text
         What is said, for models that read it; then every utterance is one piece.
     ctc : (n_utterances, n_symbols), what is to be spelled, -100 as padding
+    parts
+        Features of a second front end, for models that read such; one piece per utterance.
+    speaker : (n_utterances,), who talks, -100 where nobody knows
     views
         Augmented views to train on; then every utterance is one piece.
     """
@@ -396,8 +401,12 @@ def write_data(
     if text is not None:
         np.save(folder / "text.npy", text.text)
         np.save(folder / "n_tokens.npy", text.n_tokens)
-    if ctc is not None:
-        np.save(folder / "ctc.npy", ctc)
+    if parts is not None:
+        np.save(folder / "parts.npy", parts.features)
+        np.save(folder / "n_parts.npy", parts.n_frames)
+    for name, target in (("ctc", ctc), ("speaker", speaker)):
+        if target is not None:
+            np.save(folder / f"{name}.npy", target)
     for use, extracted in (("training", training), ("evaluation", evaluation)):
         if extracted is None:
             continue
@@ -414,11 +423,13 @@ def read_data(folder: Path) -> Data:
     """Map the examples that :func:`write_data` left, shared between processes."""
     ids = tuple(json.loads((folder / "ids.json").read_text(encoding="utf-8")))
     shared: dict[str, Tensor | Ragged] = {}
-    if (folder / "text.npy").exists():
-        n_tokens = _map(folder / "n_tokens.npy")
-        shared |= {"text": _rows(_map(folder / "text.npy"), n_tokens), "n_tokens": n_tokens}
-    if (folder / "ctc.npy").exists():
-        shared["ctc"] = _map(folder / "ctc.npy")
+    for name, lengths in (("text", "n_tokens"), ("parts", "n_parts")):
+        if (folder / f"{name}.npy").exists():
+            n = _map(folder / f"{lengths}.npy")
+            shared |= {name: _rows(_map(folder / f"{name}.npy"), n), lengths: n}
+    for name in ("ctc", "speaker"):
+        if (folder / f"{name}.npy").exists():
+            shared[name] = _map(folder / f"{name}.npy")
     training = _map_examples(folder / "training", ids, shared)
     if holds_views(folder):
         training = replace(training, views=_map_views(folder / _VIEWS))

@@ -18,7 +18,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from lightning_fabric import Fabric
 from lightning_fabric.strategies import DDPStrategy
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
+from torch.nn.utils.rnn import pad_sequence
 
 from serkit.features.views import mean_of_pieces
 from serkit.recognizer import Recognizer
@@ -69,6 +70,8 @@ __all__ = [
 ]
 
 STATE_FILE = "state.safetensors"
+
+SPELLED = ("asr", "ctc")  # outputs of which each frame names a symbol; models have one at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +148,7 @@ def fit_learner(
     seed: int,
     folder: Path,
     on_epoch: Callable[[EpochRow], None] | None = None,
+    groups: Sequence[dict[str, Any]] | None = None,
 ) -> FitResult:
     """Train a network; afterwards it holds the weights of the selected epoch.
 
@@ -163,17 +167,20 @@ def fit_learner(
         that training goes on where it was.
     on_epoch
         Called with each epoch's row.
+    groups
+        Parameters with rates of their own, as :func:`.optimise.rate_groups` gives them;
+        ``None``: those.
 
     Raises
     ------
     InputError
         If the training part is empty, selection by dev is asked for without a dev part, the folder
-        holds another training, or the training diverged.
+        holds another training, an epoch has no step, or the training diverged.
     """
     refuse_empty_parts(config, train, dev)
     fabric = _launch(config)
     folder.mkdir(parents=True, exist_ok=True)
-    optimizer = build_optimizer(rate_groups(learner, config), config)
+    optimizer = build_optimizer(groups or rate_groups(learner, config), config)
     wrapped, fabric_optimizer = fabric.setup(learner, optimizer)
     identity = identify(config, criterion.describe(), seed=seed, train=train, dev=dev)
     run = _Run(
@@ -191,7 +198,13 @@ def fit_learner(
     if config.batch_seconds is not None:
         max_frames = config.batch_seconds * learner.frame_rate
     leads = crew_rank() == 0
-    with EpochLog(folder, run.history, tensorboard=config.tensorboard, write=leads) as log:
+    with EpochLog(
+        folder,
+        run.history,
+        tracker=config.tracker,
+        settings=config.model_dump(mode="json"),
+        write=leads,
+    ) as log:
         for epoch in range(len(run.history) + 1, config.epochs + 1):
             if run.keeper.exhausted(len(run.history)):
                 break
@@ -260,16 +273,21 @@ def predict(
         ``logits`` (n_pieces, n_classes) of every piece; ``n_pieces`` (n,) of each utterance;
         ``scores`` (n, n_classes), what the view makes of them; ``embedding`` (n, d), mean over the
         pieces, where the model has one; ``experts`` (n, n_classes), sigmoid of each expert's mean
-        logit, where the model has experts.
+        logit, where the model has experts; ``heard`` (n, n_frames), the most probable symbol of
+        each frame and the blank behind the last, where the model spells what is said.
     """
     recognizer.eval()
     device = next(recognizer.parameters()).device
     collected: dict[str, list[Tensor]] = {}
+    heard: list[Tensor] = []
     for batch in examples.batches(batch_size):
         outputs = recognizer({name: t.to(device) for name, t in batch.items()})
         for name in ("emotion", "embedding", "experts"):
             if name in outputs:
                 collected.setdefault(name, []).append(outputs[name].float().cpu())
+        heard += [
+            row for name in SPELLED if name in outputs for row in _best_symbols(outputs, name)
+        ]
     joined = {name: torch.cat(parts) for name, parts in collected.items()}
     owners, n = examples.owner_of_pieces(), len(examples.ids)
     pooled = {
@@ -281,7 +299,16 @@ def predict(
         pooled["embedding"] = mean_of_pieces(joined["embedding"], owners, n)
     if "experts" in joined:
         pooled["experts"] = mean_of_pieces(joined["experts"], owners, n).sigmoid()
+    if heard:
+        pooled["heard"] = pad_sequence(heard, batch_first=True)
     return {name: tensor.numpy() for name, tensor in pooled.items()}
+
+
+def _best_symbols(outputs: Mapping[str, Tensor], name: str) -> Tensor:
+    """Read the most probable symbol of every frame, (batch, n_frames), blanks behind the last."""
+    best = outputs[name].argmax(2).cpu()
+    valid = torch.arange(best.shape[1]) < outputs[f"n_{name}"].cpu().unsqueeze(1)
+    return (best * valid).to(torch.int16)
 
 
 @dataclass(slots=True)
@@ -405,6 +432,12 @@ def _train_epoch(
 ) -> None:
     """Train with the batches of an epoch that are not done."""
     config, epoch = run.config, len(run.history) + 1
+    if config.remainder == "drop" and len(batches) < config.accumulate:
+        raise InputError(
+            f"training.accumulate is {config.accumulate} with remainder = 'drop', and an epoch has "
+            f"{len(batches)} batches: no step would be made; take remainder = 'step'"
+        )
+    scale = 1 / config.accumulate if config.accumulate_by == "mean" else 1.0
     run.began = time.perf_counter()
     if not run.n_batches:
         run.seconds_before = 0.0
@@ -414,12 +447,13 @@ def _train_epoch(
         copied = train.training_batch(own, seed=seed, epoch=epoch)
         batch = {name: t.to(fabric.device) for name, t in copied.items()}
         torch.manual_seed(derive_seed(seed, "dropout", epoch, number, *_own_stream()))
-        stepping = number % config.accumulate == 0 or number == len(batches)
+        ends = number == len(batches) and config.remainder == "step"
+        stepping = number % config.accumulate == 0 or ends
         with fabric.no_backward_sync(model, enabled=not stepping):
             outputs = model(batch)
             loss = run.criterion.loss(outputs, batch, share=share)
             # Gradients are averaged over the processes, and the shares' losses are summands.
-            fabric.backward(loss * (crew_size() / config.accumulate))
+            fabric.backward(loss * (crew_size() * scale))
         if stepping:
             if config.clip_norm is not None:
                 clip_grad_norm_(model.parameters(), config.clip_norm)
@@ -430,6 +464,7 @@ def _train_epoch(
         run.count(loss.detach(), len(rows))
         if stepping and number < len(batches) and run.due_within():
             run.save()
+    optimizer.zero_grad(set_to_none=True)  # of batches that were dropped
 
 
 def _own_share(rows: Tensor) -> tuple[Tensor, float]:

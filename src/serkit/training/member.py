@@ -13,23 +13,26 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
+from safetensors.torch import load_file
 
 from serkit.files import replacing
+from serkit.models.decomposed import Decomposed
 from serkit.recognizer import FROZEN_FILE, Recognizer, RecognizerConfig
 from serkit.training.config import TrainingConfig
 from serkit.training.crew import together
 from serkit.training.data import Data, Examples, derive_seed, read_data
 from serkit.training.loop import STATE_FILE, FitResult, fit, predict
 from serkit.training.objectives import Term
-from serkit.types import Fold
+from serkit.types import Fold, InputError
 
 __all__ = [
     "Member",
     "Tell",
     "finish_member",
     "initial_recognizer",
+    "load_parts",
     "member_outputs",
     "train_member",
 ]
@@ -50,6 +53,7 @@ class Member:
     seed: int
     folder: Path
     data: Path
+    parts_from: Path | None = None  # weights of a trained decomposition to start from
 
     @property
     def name(self) -> str:
@@ -117,9 +121,30 @@ def initial_recognizer(member: Member, train: Examples) -> Recognizer:
     """Build a member's recognizer with the weights and the statistics it starts from."""
     torch.manual_seed(derive_seed(member.seed, member.fold.name, "initialisation"))
     recognizer = Recognizer(member.recognizer)
+    if member.parts_from is not None:
+        load_parts(recognizer, member.parts_from)
     if recognizer.norm.kind == "train":  # the other kinds need no copy of the training part
         recognizer.norm.fit(train.gather("features"), train.gather("n_frames"))
     return recognizer
+
+
+def load_parts(recognizer: Recognizer, weights: Path) -> None:
+    """Start a recognizer's encoders and decoder of speech parts from a trained decomposition.
+
+    Raises
+    ------
+    InputError
+        If its model has no such parts, or the weights are not theirs.
+    """
+    if not isinstance(recognizer.model, Decomposed):
+        raise InputError(
+            f"parts_from is for model.name = 'decomposed', and this model is "
+            f"'{recognizer.model_name}': leave it out"
+        )
+    try:
+        recognizer.model.load_split(load_file(weights))
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{weights}: not readable weights ({error})") from None
 
 
 def finish_member(
@@ -130,8 +155,9 @@ def finish_member(
         member.folder / "model",
         card=f"# {member.recognizer.system}, {member.name}\n\nOne fold of a cross-validation, "
         f"trained on {len(member.fold.train)} utterances; weights of epoch {selected_epoch}.\n",
-        # Members start from the same pre-trained encoders and leave frozen ones as they are.
-        frozen=member.folder.parent / FROZEN_FILE,
+        # Members start from the same pre-trained encoders and leave frozen ones as they are; a
+        # decomposition may be another one in every fold.
+        frozen=None if member.parts_from else member.folder.parent / FROZEN_FILE,
     )
     outputs = predict(recognizer, data.evaluation.select(member.fold.test))
     with replacing(member.folder / OUTPUTS_FILE) as part:

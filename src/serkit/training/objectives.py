@@ -53,12 +53,13 @@ _OPTIONS = {
     "class_weights": ("cross_entropy", "focal", "bce"),
     "ctc_reduction": ("ctc",),
     "zero_infinity": ("ctc",),
+    "mask_padding": ("reconstruction",),
     "temperature": ("supcon", "scl_published", "info_nce", "acl_published"),
     "against": ("info_nce", "acl_published"),
     "symmetric": ("info_nce",),
 }
 
-UNSTACKABLE = ("ctc",)
+UNSTACKABLE = ("ctc", "reconstruction")
 """Losses that torch cannot map over the members of a stack."""
 
 
@@ -70,6 +71,13 @@ class Term(BaseModel):
 
     ``ctc`` takes logits (batch, n_frames, n_symbols) whose symbol 0 is the blank, the valid frames
     (batch,) from the output ``n_<output>``, and symbols (batch, n) padded with -100.
+
+    ``reconstruction`` takes frames (batch, n_frames, d), their valid numbers from the output
+    ``n_<output>``, and a target whose first d columns, clipped to [0, 1], are what they should be:
+    the mean squared error over the valid frames.
+
+    ``cross_entropy`` leaves out examples whose target is -100, which means that nobody knows it,
+    unless the target is the emotion.
 
     The contrastive losses take vectors (batch, d): ``supcon`` and ``scl_published`` draw those of
     one class together; ``info_nce`` and ``acl_published`` draw an utterance to its other view, the
@@ -100,6 +108,7 @@ class Term(BaseModel):
         "mse",
         "l1",
         "ctc",
+        "reconstruction",
         "supcon",
         "scl_published",
         "info_nce",
@@ -127,6 +136,10 @@ class Term(BaseModel):
     zero_infinity: bool = Field(
         default=True,
         description="ctc only: skip utterances without symbols or too short for theirs",
+    )
+    mask_padding: bool = Field(
+        default=True,
+        description="reconstruction only: leave the batch's padding out; false: as published",
     )
     temperature: float = Field(
         default=0.07, gt=0.0, description="contrastive losses only: what scores are divided by"
@@ -335,6 +348,11 @@ def with_penalties(
 
 def _cross_entropy(output: Tensor, target: Tensor, term: Term, beside: Beside) -> Tensor:
     _require_indices(target, term)
+    if term.target != "emotion":
+        known = target >= 0
+        if not known.any():
+            return output[:0].sum()
+        output, target = output[known], target[known]
     if beside.shares is None:
         return F.cross_entropy(output, target, label_smoothing=term.label_smoothing)
     losses = F.cross_entropy(output, target, label_smoothing=term.label_smoothing, reduction="none")
@@ -374,6 +392,20 @@ def _mse(output: Tensor, target: Tensor, _term: Term, _beside: Beside) -> Tensor
 
 def _l1(output: Tensor, target: Tensor, _term: Term, _beside: Beside) -> Tensor:
     return F.l1_loss(output, target)
+
+
+def _reconstruction(output: Tensor, target: Tensor, term: Term, beside: Beside) -> Tensor:
+    if target.ndim != 3 or target.shape[2] < output.shape[2]:
+        raise InputError(
+            f"reconstruction wants a target of frames (batch, n_frames, {output.shape[2]} or "
+            f"more), got {tuple(target.shape)}: name the parts as the term's target"
+        )
+    errors = (output - target[:, : output.shape[1], : output.shape[2]].clamp(0, 1)).square().mean(2)
+    if not term.mask_padding:
+        return errors.mean()
+    n_frames = beside.output(f"n_{term.output}")
+    valid = torch.arange(errors.shape[1], device=errors.device) < n_frames.unsqueeze(1)
+    return (errors * valid).sum() / valid.sum().clamp_min(1)
 
 
 def _ctc(output: Tensor, target: Tensor, term: Term, beside: Beside) -> Tensor:
@@ -422,6 +454,7 @@ LOSSES: dict[str, Callable[[Tensor, Tensor, Term, Beside], Tensor]] = {
     "mse": _mse,
     "l1": _l1,
     "ctc": _ctc,
+    "reconstruction": _reconstruction,
     "supcon": _supcon,
     "scl_published": _scl_published,
     "info_nce": _info_nce,

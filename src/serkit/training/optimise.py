@@ -50,7 +50,8 @@ def rate_groups(learner: Any, config: TrainingConfig) -> list[dict[str, Any]]:
     """Group a learner's trained parameters by their factor of the learning rate.
 
     Pre-trained encoders have ``encoder_learning_rate`` in their last layer and ``layer_decay``
-    times the rate of the layer above in each below; all else has the factor 1.
+    times the rate of the layer above in each below; all else has the factor 1. A group may have a
+    ``weight_decay`` of its own.
     """
     base = (config.encoder_learning_rate or config.learning_rate) / config.learning_rate
     groups: list[dict[str, Any]] = []

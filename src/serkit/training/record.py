@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from serkit.evaluation.metrics import f1_macro_of, uar_of, war_of
 from serkit.evaluation.multilabel import exact_match, macro_f1, mean_recall
 from serkit.training.config import TrainingConfig
 from serkit.training.learner import EpochRow, Learner, Part
+from serkit.training.trackers import TrackerConfig, open_tracker, tracked_values
 from serkit.types import InputError
 
 __all__ = [
@@ -30,6 +32,8 @@ __all__ = [
 ]
 
 LOG_FILE = "log.jsonl"
+
+_logger = logging.getLogger(__name__)
 
 _BETTER_BELOW = ("loss", "cer")  # dev quantities of which less is better
 
@@ -88,7 +92,7 @@ class Keeper:
 
 
 class EpochLog:
-    """``log.jsonl``, one row per epoch, and TensorBoard events if wanted.
+    """``log.jsonl``, one row per epoch, which a tracker is told as well; see :mod:`.trackers`.
 
     On resuming, rows beyond the saved state (written before a kill) are dropped: they come again.
     With ``write=False``, in processes that follow another's training, nothing is written.
@@ -99,20 +103,21 @@ class EpochLog:
         folder: Path,
         history: Sequence[EpochRow],
         *,
-        tensorboard: bool,
+        tracker: TrackerConfig,
+        settings: Mapping[str, Any],
         write: bool = True,
     ) -> None:
         self.file: Any = None
-        self.writer: Any = None
         if not write:
             return
         path = folder / LOG_FILE
         path.write_text("".join(json.dumps(row) + "\n" for row in history), encoding="utf-8")
         self.file = path.open("a", encoding="utf-8")
-        if tensorboard:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self.writer = SummaryWriter(folder / "tensorboard", purge_step=len(history) + 1)
+        # Members lie side by side in one folder; what is tracked of them is put beside them.
+        self.tracker = open_tracker(tracker, folder.parent, say=_logger.warning)
+        self.tracker.start(folder.name, group=folder.parent.parent.name, tags=(), config=settings)
+        for row in history:
+            self.tracker.log(tracked_values(row), row["epoch"])
 
     def write(self, row: EpochRow) -> None:
         """Add the row of an epoch."""
@@ -120,10 +125,7 @@ class EpochLog:
             return
         self.file.write(json.dumps(row) + "\n")
         self.file.flush()
-        if self.writer is not None:
-            for name, value in row.items():
-                if name != "epoch":
-                    self.writer.add_scalar(name.replace("_", "/", 1), value, row["epoch"])
+        self.tracker.log(tracked_values(row), row["epoch"])
 
     def __enter__(self) -> EpochLog:
         return self
@@ -131,8 +133,7 @@ class EpochLog:
     def __exit__(self, *_: object) -> None:
         if self.file is not None:
             self.file.close()
-        if self.writer is not None:
-            self.writer.close()
+            self.tracker.finish({})
 
 
 def judge(scores: NDArray[np.float32], truth: NDArray[np.integer | np.floating]) -> EpochRow:
@@ -183,14 +184,19 @@ def identify(
     unimportant = {
         "save_every_s",
         "save_every_batches",
-        "tensorboard",
+        "tracker",
         "accelerator",
         "cohort",
         "compile",
     }
+    settings = config.model_dump(exclude=unimportant)
+    for key in ("accumulate_by", "remainder"):
+        # States from before these existed are of trainings with their defaults.
+        if settings[key] == TrainingConfig.model_fields[key].default:
+            del settings[key]
     text = json.dumps(
         [
-            config.model_dump(exclude=unimportant),
+            settings,
             criterion,
             seed,
             train.ids,

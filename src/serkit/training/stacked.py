@@ -82,9 +82,9 @@ def refuse_unstackable(
     objective: Sequence[Term] = (),
     *,
     augmented: bool = False,
-    encoders: bool = False,
+    several_streams: bool = False,
 ) -> None:
-    """Refuse settings, terms, augmented views and encoders, which a stack cannot train with.
+    """Refuse settings, terms, views and streams that a stack cannot train with.
 
     Raises
     ------
@@ -96,10 +96,10 @@ def refuse_unstackable(
             "training.cohort = 'stacked' cannot train with augmented views: set training.cohort = "
             "'processes'"
         )
-    if encoders:
+    if several_streams:
         raise InputError(
-            "training.cohort = 'stacked' cannot train a recognizer that holds a pre-trained encoder"
-            ": set training.cohort = 'processes'"
+            "training.cohort = 'stacked' cannot train a recognizer with a pre-trained encoder or a "
+            "second stream: set training.cohort = 'processes'"
         )
     for term in objective:
         if term.loss in UNSTACKABLE:
@@ -322,9 +322,14 @@ def _finish(trained: _Trained, weights: Mapping[str, Tensor], data: Data, tell: 
 
 
 def _open_log(trained: _Trained) -> EpochLog:
-    folder, tensorboard = trained.member.folder, trained.member.training.tensorboard
+    folder, config = trained.member.folder, trained.member.training
     folder.mkdir(parents=True, exist_ok=True)
-    return EpochLog(folder, trained.history, tensorboard=tensorboard)
+    return EpochLog(
+        folder,
+        trained.history,
+        tracker=config.tracker,
+        settings=config.model_dump(mode="json"),
+    )
 
 
 def state_path(members: Sequence[Member]) -> Path:
