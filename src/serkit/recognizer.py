@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from serkit.audio import Channel, Waveform, load_audio, require_sound, resample
 from serkit.features import FrontEnd, build_front_end, front_end_to_dict
-from serkit.features.normalise import FeatureNorm, Normalise
+from serkit.features.normalise import FeatureNorm, Normalise, PitchNorm
 from serkit.features.speech_encoder import SpeechEncoder
 from serkit.features.text import TextEncoder, build_text_encoder, text_encoder_to_dict
 from serkit.features.views import (
@@ -60,9 +60,11 @@ class RecognizerConfig:
     settings. ``multi_label``: several classes may hold at once, or none, and scores are those of
     independent decisions. ``text``: a text encoder's ``name`` and settings, for models that read
     the words as well. ``parts``: a second front end's, for models that read spectrogram and pitch
-    beside the frames of the first. ``symbols``: what a model with a CTC layer spells in, the blank
-    first. ``speakers``: whom a model that tells speakers apart was trained on. ``trained_on`` is
-    free-form: corpus, licence, protocol words, scores.
+    beside the frames of the first; ``pitch_norm``: ``corpus``, if its log-F0 is scaled by the
+    training part's statistics, ``given`` if it is as the front end gives it. ``symbols``: what a
+    model with a CTC layer spells in, the blank first. ``speakers``: whom a model that tells
+    speakers apart was trained on. ``trained_on`` is free-form: corpus, licence, protocol words,
+    scores.
     """
 
     system: str
@@ -75,6 +77,7 @@ class RecognizerConfig:
     multi_label: bool = False
     text: Mapping[str, Any] | None = None
     parts: Mapping[str, Any] | None = None
+    pitch_norm: Literal["given", "corpus"] = "given"
     symbols: tuple[str, ...] = ()
     speakers: tuple[str, ...] = ()
     trained_on: Mapping[str, Any] = field(default_factory=dict)
@@ -124,6 +127,7 @@ class Recognizer(nn.Module):
             text = dict(config.text)
             self.text_encoder = build_text_encoder(text.pop("name"), text)
         self.parts_front_end = self._second_front_end(config.parts)
+        self.pitch_norm = PitchNorm() if config.pitch_norm == "corpus" else None
         self.symbols = Symbols(tuple(config.symbols)) if config.symbols else None
         model = dict(config.model)
         self.model_name = model.pop("name")
@@ -315,7 +319,9 @@ class Recognizer(nn.Module):
             if self.text_learns:
                 read = self.text_encoder(read[0].squeeze(-1), read[1])
         if self.parts_front_end is not None:
-            read += (batch["parts"], batch["n_parts"])
+            parts = batch["parts"]
+            parts = parts if self.pitch_norm is None else self.pitch_norm(parts)
+            read += (parts, batch["n_parts"])
         outputs: dict[str, Tensor] = self.model(self.norm(features, n_frames), n_frames, *read)
         return outputs
 
@@ -509,6 +515,7 @@ class Recognizer(nn.Module):
             "normalise": self.config.normalise,
             "text": self.text_settings(),
             "parts": self.parts_settings(),
+            "pitch_norm": self.config.pitch_norm,
             "symbols": list(self.config.symbols),
             "speakers": list(self.config.speakers),
             "model": {"name": self.model_name} | model_to_dict(self.model),

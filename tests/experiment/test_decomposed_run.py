@@ -190,3 +190,33 @@ def test_parts_go_with_whole_utterances_at_one_rate(manifest, tmp_path):
 def test_an_unknown_fold_is_refused(manifest, tmp_path):
     with pytest.raises(ConfigError, match=r"names the fold 'nobody', expected some of fold-01"):
         run("decomposed/small", tmp_path / "run", manifest, 'protocol.only=["nobody"]')
+
+
+@pytest.mark.parametrize("scale", ["speaker", "corpus"])
+def test_pitch_is_scaled_by_more_than_the_utterance(scale, manifest, tmp_path):
+    more = ["training.epochs=1", 'protocol.only=["fold-01"]', "refit=true"]
+    out = run(
+        "decomposed/small+variants/codes-only",
+        tmp_path / "run",
+        manifest,
+        *more,
+        f"pitch_norm={scale}",
+    )
+    warnings = json.loads((out / "run.json").read_text())["protocol"]["warnings"]
+    assert any("all recordings of a test speaker" in word for word in warnings) == (
+        scale == "speaker"
+    )
+    state = load_file(out / "model" / "model.safetensors")
+    if scale == "corpus":  # tones of 150 to 560 Hz
+        assert np.log(200) < float(state["pitch_norm.mean"]) < np.log(400)
+    assert ("pitch_norm.mean" in state) == (scale == "corpus")
+
+
+def test_the_scale_of_pitch_is_stated_once(manifest, tmp_path):
+    with pytest.raises(ConfigError, match="follows from pitch_norm"):
+        run(
+            "decomposed/small+variants/final",
+            tmp_path / "run",
+            manifest,
+            "parts.f0_norm=none",
+        )

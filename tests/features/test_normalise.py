@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
-from serkit.features.normalise import FeatureNorm
+from serkit.features.normalise import FeatureNorm, PitchNorm
+from serkit.features.pitch import normalise_log_f0
 from serkit.types import InputError
 
 LENGTHS = torch.tensor([9, 4, 1])
@@ -94,3 +96,22 @@ def test_only_train_has_something_to_save():
 def test_an_unknown_kind_is_refused():
     with pytest.raises(InputError, match="normalise is 'speaker', expected one of none, utterance"):
         FeatureNorm("speaker", 5)
+
+
+def test_pitch_is_scaled_as_within_an_utterance_by_the_statistics_it_was_given():
+    contour = torch.tensor([5.0, -1.0, 5.2, 5.6, -1.0, 4.9])
+    parts = torch.cat([torch.rand(6, 3), contour.unsqueeze(1)], dim=1).unsqueeze(0)
+    norm = PitchNorm()
+    norm.fit(parts)
+    scaled = norm(parts)[0, :, -1]
+    expected = normalise_log_f0(contour.double().numpy())
+    np.testing.assert_allclose(scaled.numpy(), expected, atol=1e-5)
+    assert torch.equal(norm(parts)[..., :-1], parts[..., :-1])
+    far = norm(torch.tensor([[[0.0, 0.0, 0.0, 1e-3]]]))
+    assert 0 < float(far[0, 0, -1]) < 1e-6  # as low as can be, and a voice still
+
+
+def test_pitch_of_a_part_without_voices_is_left_alone():
+    norm = PitchNorm()
+    norm.fit(torch.full((1, 4, 2), -1.0))
+    assert (float(norm.mean), float(norm.std)) == (0.0, 1.0)

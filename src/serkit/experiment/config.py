@@ -188,6 +188,12 @@ class ExperimentConfig(Strict):
         default=None,
         description="second front end, for models that read spectrogram and pitch as well",
     )
+    pitch_norm: Literal["utterance", "speaker", "corpus"] = Field(
+        default="utterance",
+        description="whose mean and spread the pitch of [parts] is scaled by: the utterance's own, "
+        "those of all its speaker's utterances (the utterance's own in prediction), or the "
+        "training part's",
+    )
     parts_from: str | None = Field(
         default=None,
         description="run folder or checkpoint of a trained decomposition, from whose weights the "

@@ -16,6 +16,7 @@ from serkit.experiment.config import ConfigError, ExperimentConfig
 from serkit.experiment.progress import Progress
 from serkit.experiment.reading import CorpusPart
 from serkit.features.cache import ExtractedFeatures, Extractor, extract_features
+from serkit.features.pitch import f0_statistics, normalise_log_f0
 from serkit.features.text_cache import ExtractedText, extract_texts
 from serkit.features.views import SegmentsView, View, view_from_dict
 from serkit.labels import LabelSpace, targets
@@ -32,6 +33,7 @@ __all__ = [
     "leave_out_short",
     "mark_emotions",
     "mark_speakers",
+    "parts_with_pitch",
     "refuse_segments",
     "sound_settings",
     "speakers_of",
@@ -74,17 +76,43 @@ def extract_sound(
     return extracted
 
 
+def parts_with_pitch(config: ExperimentConfig) -> dict[str, Any] | None:
+    """Give the second front end's settings, with the scale of pitch that the experiment asks for.
+
+    Raises
+    ------
+    ConfigError
+        If its settings name a scale themselves.
+    """
+    if config.parts is None:
+        return None
+    if "f0_norm" in config.parts:
+        raise ConfigError("parts.f0_norm follows from pitch_norm: state that instead")
+    return config.parts | {"f0_norm": "none" if config.pitch_norm == "corpus" else "utterance"}
+
+
 def extract_parts(
     recognizer: Recognizer,
     utterances: Sequence[Utterance],
     *,
+    by_speaker: bool,
     cache_dir: Path | None,
     progress: Progress,
 ) -> ExtractedFeatures | None:
-    """Extract what a second front end gives, for recognizers that have one."""
+    """Extract what a second front end gives, for recognizers that have one.
+
+    Parameters
+    ----------
+    by_speaker
+        Whether pitch is scaled by the statistics of all utterances of its speaker.
+    """
     if recognizer.parts_front_end is None:
         return None
     settings = recognizer.parts_settings()
+    assert settings is not None
+    if by_speaker:
+        settings["f0_norm"] = "none"
+        recognizer = Recognizer(replace(recognizer.config, parts=settings))
     extractor = Extractor(
         function=recognizer.extract_parts,
         sample_rate=recognizer.sample_rate,
@@ -92,12 +120,36 @@ def extract_parts(
         settings={"view": dict(recognizer.config.view), "front_end": settings},
     )
     progress.stage("spectrograms and pitch", len(utterances))
-    return extract_features(
+    extracted = extract_features(
         utterances,
         extractor,
         cache_dir=cache_dir,
         progress=lambda done, _: progress.advance(done),
     )
+    return _scaled_by_speaker(extracted, utterances) if by_speaker else extracted
+
+
+def _scaled_by_speaker(
+    extracted: ExtractedFeatures, utterances: Sequence[Utterance]
+) -> ExtractedFeatures:
+    ends = np.cumsum(extracted.n_frames)[:-1]
+    contours = np.split(extracted.features[:, -1].astype(np.float64), ends)
+    spoken: dict[str, list[NDArray[np.float64]]] = {}
+    for utterance, contour in zip(utterances, contours, strict=True):
+        spoken.setdefault(_speaker(utterance), []).append(contour)
+    voices = {
+        speaker: f0_statistics(own)
+        for speaker, own in spoken.items()
+        # Of an unknown speaker, or one whose voice was never found, each utterance has its own.
+        if speaker and sum((contour > 0).sum() for contour in own) > 1
+    }
+    scaled = [
+        normalise_log_f0(contour, voices.get(_speaker(utterance)))
+        for utterance, contour in zip(utterances, contours, strict=True)
+    ]
+    features = extracted.features.copy()
+    features[:, -1] = np.concatenate(scaled)
+    return replace(extracted, features=features)
 
 
 def speakers_of(utterances: Sequence[Utterance]) -> tuple[str, ...]:

@@ -60,6 +60,7 @@ from serkit.experiment.examples import (
     leave_out_short,
     mark_emotions,
     mark_speakers,
+    parts_with_pitch,
     speakers_of,
     spell,
 )
@@ -82,7 +83,7 @@ from serkit.training.crew import together
 from serkit.training.data import derive_seed, read_data, write_data
 from serkit.training.lock import FolderLock
 from serkit.training.loop import EpochRow, TrainingConfig, fit
-from serkit.training.member import Member, load_parts, member_outputs
+from serkit.training.member import Member, fit_statistics, load_parts, member_outputs
 from serkit.training.objectives import Term
 from serkit.training.plan import Plan
 from serkit.training.workers import one_thread
@@ -194,6 +195,8 @@ def _run(
     write_json(out / "leaks.json", {"ok": True} | leaks.to_dict())
     protocol = _protocol(config, folds, leaks)
     protocol["warnings"] += [*heard, *start.warnings]
+    if config.parts is not None and config.pitch_norm == "speaker":
+        protocol["warnings"].append("pitch normalised by all recordings of a test speaker")
     for word in protocol["warnings"]:
         progress.say(f"this protocol is: {word}")
 
@@ -216,7 +219,13 @@ def _run(
             recognizer, part.utterances, cache_dir=cache_dir, progress=progress
         ),
         ctc=spell(config, part.utterances, symbols),
-        parts=extract_parts(recognizer, part.utterances, cache_dir=cache_dir, progress=progress),
+        parts=extract_parts(
+            recognizer,
+            part.utterances,
+            by_speaker=config.pitch_norm == "speaker",
+            cache_dir=cache_dir,
+            progress=progress,
+        ),
         speaker=mark_speakers(part.utterances, recognizer_config.speakers),
         views=views,
     )
@@ -295,7 +304,8 @@ def _recognizer_config(
         channel=channel,
         multi_label=config.labels.multi,
         text=config.text,
-        parts=config.parts,
+        parts=parts_with_pitch(config),
+        pitch_norm="corpus" if config.pitch_norm == "corpus" else "given",
         symbols=symbols.symbols if symbols else (),
         # Those whom nobody is trained on are told apart as badly as before, and never asked about.
         speakers=speakers_of(part.utterances) if _tells_speakers(config) else (),
@@ -432,8 +442,7 @@ def _fit_everything(
     recognizer = Recognizer(recognizer_config)
     if parts_from is not None:
         load_parts(recognizer, parts_from)
-    if recognizer.norm.kind == "train":  # the other kinds need no copy of the examples
-        recognizer.norm.fit(examples.gather("features"), examples.gather("n_frames"))
+    fit_statistics(recognizer, examples)
     fit(
         recognizer,
         examples,

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from serkit.types import InputError
 
-__all__ = ["FeatureNorm", "Normalise"]
+__all__ = ["FeatureNorm", "Normalise", "PitchNorm"]
 
 Normalise = Literal["none", "utterance", "train"]
 
@@ -75,3 +75,36 @@ class FeatureNorm(nn.Module):
             spread = ((features - mean) * valid).square().sum(1, keepdim=True) / count
             std = spread.sqrt().clamp_min(_MIN_STD)
         return ((features - mean) / std).masked_fill(~valid, 0.0)
+
+
+class PitchNorm(nn.Module):
+    """Scales log-F0, the last column of speech parts, with the statistics of a training part.
+
+    As within an utterance (:func:`serkit.features.pitch.normalise_log_f0`): the mean becomes 0.5,
+    four standard deviations either way 0 and 1. How high a voice is, which an utterance's own
+    statistics take away, is kept.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(()))
+        self.register_buffer("std", torch.ones(()))
+
+    @torch.no_grad()
+    def fit(self, parts: Tensor) -> None:
+        """Take the statistics of a training part, (n, n_frames, d); zero or less is unvoiced."""
+        voiced = parts[..., -1][parts[..., -1] > 0].double()
+        if len(voiced) > 1:
+            self.mean.copy_(voiced.mean())
+            self.std.copy_(voiced.std(correction=0).clamp_min(_MIN_STD))
+
+    def forward(self, parts: Tensor) -> Tensor:
+        """Scale ``(batch, n_frames, d)``; unvoiced frames stay as they are."""
+        pitch = parts[..., -1:]
+        z = ((pitch - self.mean) / (4 * self.std)).clamp(-1, 1)
+        # A voice four deviations below the mean is a voice still: exactly 0 would mean none.
+        scaled = ((z + 1) / 2).clamp_min(torch.finfo(parts.dtype).tiny)
+        return torch.cat([parts[..., :-1], torch.where(pitch > 0, scaled, pitch)], dim=-1)

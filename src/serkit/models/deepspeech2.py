@@ -121,6 +121,7 @@ class DeepSpeech2(nn.Module):
         x = self.subsample(self.cmvn(features, n_frames))
         n_encoded, width = encoded_frames(n_frames), x.shape[1]
         for lstm, norm in zip(self.lstms, self.norms, strict=True):
+            assert isinstance(lstm, nn.LSTM)
             x = self.dropout(norm(run_lstm(lstm, x, n_encoded)))
         x = x.masked_fill(~lengths_to_mask(n_encoded, width).unsqueeze(2), 0)
         outputs = {"asr": self.classify(x), "n_asr": n_encoded}

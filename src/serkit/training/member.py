@@ -31,6 +31,7 @@ __all__ = [
     "Member",
     "Tell",
     "finish_member",
+    "fit_statistics",
     "initial_recognizer",
     "load_parts",
     "member_outputs",
@@ -123,9 +124,16 @@ def initial_recognizer(member: Member, train: Examples) -> Recognizer:
     recognizer = Recognizer(member.recognizer)
     if member.parts_from is not None:
         load_parts(recognizer, member.parts_from)
+    fit_statistics(recognizer, train)
+    return recognizer
+
+
+def fit_statistics(recognizer: Recognizer, train: Examples) -> None:
+    """Take the statistics that a recognizer normalises with from its training part."""
     if recognizer.norm.kind == "train":  # the other kinds need no copy of the training part
         recognizer.norm.fit(train.gather("features"), train.gather("n_frames"))
-    return recognizer
+    if recognizer.pitch_norm is not None:
+        recognizer.pitch_norm.fit(train.gather("parts"))
 
 
 def load_parts(recognizer: Recognizer, weights: Path) -> None:
