@@ -1,0 +1,36 @@
+"""Names of runs of the decomposed system, as its README has them, in serkit's presets.
+
+``01F_SER`` is emotion alone, ``tmp_01F`` emotion with transcription, ``single_enc_01F`` the single
+encoder, ``01F_test`` the final system; ``01F`` to ``05M`` are the published folds, IEMOCAP's
+recordings.
+"""
+
+from __future__ import annotations
+
+import re
+
+__all__ = ["legacy_overrides"]
+
+_FOLD = r"(0[1-5][FM])"
+_RUNS = (
+    (re.compile(rf"{_FOLD}_SER"), "decomposed/published+variants/ser-only"),
+    (re.compile(rf"tmp_{_FOLD}"), "decomposed/cai"),
+    (re.compile(rf"single_enc_{_FOLD}"), "decomposed/as-published+variants/single-encoder"),
+    (re.compile(rf"{_FOLD}_test"), "decomposed/as-published"),
+)
+
+
+def legacy_overrides(name: str) -> tuple[str, list[str]]:
+    """Translate the name of a run into a preset and what is to be set; other names stay.
+
+    >>> legacy_overrides("tmp_01F")[0]
+    'decomposed/cai'
+    >>> legacy_overrides("timnet/base")
+    ('timnet/base', [])
+    """
+    for pattern, preset in _RUNS:
+        found = pattern.fullmatch(name)
+        if found:
+            only = f'protocol.only=["recording-Ses{found[1]}"]'
+            return preset, ["corpus.name=iemocap", only, f"name={name}"]
+    return name, []
