@@ -203,7 +203,7 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Run an experiment: all folds and seeds, then the report."""
-    from serkit.experiment.config import explain_keys, load_experiment, preset_names
+    from serkit.experiment.config import explain_keys, preset_names
 
     if list_presets:
         print("\n".join(preset_names()))
@@ -220,16 +220,18 @@ def train(
     settings = list(overrides or [])
     if folds is not None:
         settings.append(f"protocol.folds_file={json.dumps(str(folds))}")
+    from serkit.experiment.tasks import AnyConfig, load_task, run_task
+    from serkit.training.crew import with_crew
+    from serkit.training.memory import parse_size
+
     notes: Sequence[str] = ()
+    config: AnyConfig
     if legacy_moe is None:
-        config = load_experiment(experiment, overrides=settings)
+        config = load_task(experiment, overrides=settings)
     else:
         from serkit.experiment.legacy_moe import load_legacy_experiment
 
         config, notes = load_legacy_experiment(legacy_moe, overrides=settings)
-    from serkit.experiment.run import run_experiment
-    from serkit.training.crew import with_crew
-    from serkit.training.memory import parse_size
 
     limit = None if memory is None else parse_size(memory)
 
@@ -237,7 +239,7 @@ def train(
         with _Bars(quiet=as_json) as bars:
             for note in notes:
                 bars.say(f"note: {note}")
-            return run_experiment(
+            return run_task(
                 config,
                 out=out or Path("runs") / config.run_name,
                 corpora_dir=corpora_dir,
@@ -309,9 +311,9 @@ def report(
     as_json: Json = False,
 ) -> None:
     """Write report.html, results.xlsx and metrics.json of a run again."""
-    from serkit.evaluation.report import write_report
+    from serkit.experiment.reports import write_any_report
 
-    path = write_report(run)
+    path = write_any_report(run)
     if as_json:
         _print_json({"report": str(path)})
     else:
@@ -329,6 +331,14 @@ def predict(
     texts: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(help="What is said in several files: a CSV with the columns file, text."),
+    ] = None,
+    transcriber: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Who writes down what is said, for models that read it: own, vosk, ..."),
+    ] = None,
+    transcriber_model: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Folder of the transcriber's model."),
     ] = None,
     output_format: Annotated[
         str, typer.Option("--format", help="table, csv, json or jsonl.")
@@ -349,8 +359,14 @@ def predict(
     from serkit.recognizer import load_recognizer
 
     files = collect_files(paths)
+    if transcriber is not None and (text is not None or texts is not None):
+        raise InputError("--transcriber goes without --text and --texts: who says what is said?")
     words = texts_of_files(files, text=text, table=texts)
     recognizer = load_recognizer(model)
+    if transcriber is not None:
+        from serkit.inference.transcribe import texts_heard
+
+        words = texts_heard(files, transcriber, transcriber_model)
     rows = []
     with _Bars() as bars:
         bars.stage("recognising", len(files))
@@ -358,21 +374,54 @@ def predict(
             rows.append(row)
             bars.advance(len(rows))
     table = format_rows(rows, recognizer.labels.classes, output_format)  # type: ignore[arg-type]
-    if out is None:
-        sys.stdout.write(table)
+    _write(table, out)
+    _fail_if_any([str(row.error) for row in rows if row.prediction is None], len(rows))
+
+
+@app.command()
+def transcribe(
+    paths: Annotated[list[Path], typer.Argument(help="Sound files and folders.")],
+    backend: Annotated[
+        str,
+        typer.Option("--with", help="own, transformers, faster-whisper, vosk, manifest or none."),
+    ] = "own",
+    model: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Folder of the recogniser's model; for own also a run folder."),
+    ] = None,
+    language: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Of what is said, such as de, for models that know several."),
+    ] = None,
+    beam: Annotated[bool, typer.Option("--beam", help="own: search instead of greedy.")] = False,
+    out: Annotated[Optional[Path], typer.Option(help="Write here, not to the screen.")] = None,  # noqa: UP045
+) -> None:
+    """Write down what is said; the table is what predict --texts reads."""
+    from serkit.features.cache import default_cache_dir
+    from serkit.inference.predictor import collect_files
+    from serkit.inference.transcribe import (
+        TranscriberSettings,
+        open_transcriber,
+        transcribe_utterances,
+        transcript_table,
+        utterances_of_files,
+    )
+
+    settings = TranscriberSettings(
+        model=model, language=language, decoding="beam" if beam else "greedy"
+    )
+    if backend == "manifest":
+        from serkit.corpora.manifest import import_manifest
+
+        utterances = [u for path in paths for u in import_manifest(path)]
     else:
-        try:
-            out.write_text(table, encoding="utf-8")
-        except OSError as error:
-            raise InputError(f"--out {out}: cannot be written ({error.strerror})") from None
-    failed = [row for row in rows if row.prediction is None]
-    if failed:
-        print(
-            f"serkit: {len(failed)} of {len(rows)} files could not be used; first: "
-            f"{failed[0].error}",
-            file=sys.stderr,
-        )
-        raise typer.Exit(2)
+        utterances = utterances_of_files(collect_files(paths))
+    transcriber = open_transcriber(backend, settings, cache_dir=default_cache_dir())
+    with _Bars() as bars:
+        bars.stage("transcribing", len(utterances))
+        rows = transcribe_utterances(transcriber, utterances, on_done=bars.advance)
+    _write(transcript_table(rows), out)
+    _fail_if_any([row.error for row in rows if row.error], len(rows))
 
 
 @app.command()
@@ -590,6 +639,27 @@ class _Bars:
             self.progress.console.print(line, markup=False, highlight=False)
         else:
             print(line, file=sys.stderr)
+
+
+def _write(table: str, out: Path | None) -> None:
+    """Write a table to the screen or into a file."""
+    if out is None:
+        sys.stdout.write(table)
+        return
+    try:
+        out.write_text(table, encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"--out {out}: cannot be written ({error.strerror})") from None
+
+
+def _fail_if_any(errors: Sequence[str], n: int) -> None:
+    """Say how many files failed, and end with exit code 2 if any did."""
+    if errors:
+        print(
+            f"serkit: {len(errors)} of {n} files could not be used; first: {errors[0]}",
+            file=sys.stderr,
+        )
+        raise typer.Exit(2)
 
 
 def _print_json(value: Any) -> None:

@@ -8,7 +8,8 @@ import pytest
 from serkit import corpora
 from serkit.corpora import CORPORA
 
-_HELPERS = {"__init__", "check", "leaks", "manifest", "splits", "drawn_face"}
+_HELPERS = {"__init__", "check", "leaks", "manifest", "splits", "drawn_face", "spoken_words"}
+_HELPERS |= {"ch_sims", "clip_table", "clips", "labelled_clips", "synthetic_clips"}  # of clips
 
 
 @pytest.mark.parametrize("key", sorted(CORPORA))

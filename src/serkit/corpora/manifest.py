@@ -65,7 +65,10 @@ _UNKNOWN_SPEAKER = "unknown"
 # Field of an utterance -> column names under which other people's tables hold it, likeliest first.
 _GUESSES: dict[str, tuple[str, ...]] = {
     "id": ("id", "key", "utterance_id", "utt_id", "sid", "segment_id"),
-    "path": ("file", "path", "audio", "wav", "filename", "file_path", "filepath", "audio_path"),
+    "path": (
+        "file", "path", "audio", "wav", "filename", "file_path", "filepath", "audio_path",
+        "audio_filepath",
+    ),
     "label": ("label", "emotion", "emo", "category", "class", "target"),
     "speaker": ("speaker", "speaker_id", "spk", "spk_id", "actor", "talker"),
     "transcript": ("transcript", "text", "transcription", "words"),
@@ -662,7 +665,7 @@ def _read_rows(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]
         raise CorpusError(
             f"{path}: not UTF-8 text (byte {error.start}): save the table as CSV in UTF-8"
         ) from None
-    if path.suffix.lower() in (".jsonl", ".json"):
+    if path.suffix.lower() in (".jsonl", ".json") or text.lstrip().startswith("{"):
         records = _json_records(path, text)
         columns = list(dict.fromkeys(name for _, record in records for name in record))
         rows = records

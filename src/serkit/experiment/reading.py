@@ -15,7 +15,7 @@ from serkit.features.cache import default_cache_dir
 from serkit.labels import classes_of, map_label
 from serkit.types import Utterance
 
-__all__ = ["CorpusPart", "beside_corpora", "read_experiment_corpus"]
+__all__ = ["CorpusPart", "beside_corpora", "read_experiment_corpus", "read_part"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +43,9 @@ def read_experiment_corpus(
     if config.corpus.features is not None:
         parts = [_read_authors(config, corpora_dir)]
     else:
-        parts = [_read_one(config.corpus, corpora_dir, progress)]
+        parts = [read_part(config.corpus, corpora_dir, progress)]
     if config.test_corpus is not None:
-        parts.append(_read_one(config.test_corpus, corpora_dir, progress))
+        parts.append(read_part(config.test_corpus, corpora_dir, progress))
     utterances = []
     for part in parts:
         kept = []
@@ -98,7 +98,14 @@ def beside_corpora(name: str, corpora_dir: Path | None) -> Path:
     return path
 
 
-def _read_one(config: CorpusConfig, corpora_dir: Path | None, progress: Progress) -> CorpusPart:
+def read_part(config: CorpusConfig, corpora_dir: Path | None, progress: Progress) -> CorpusPart:
+    """Read one corpus, whatever its classes.
+
+    Raises
+    ------
+    InputError
+        If it is not found, incomplete or damaged.
+    """
     if config.manifest is not None:
         path = beside_corpora(config.manifest, corpora_dir)
         utterances = import_manifest(path)

@@ -17,30 +17,107 @@ from serkit.experiment.config import (
     check_experiment,
     merge_experiment,
 )
-from serkit.experiment.sentiment import SentimentConfig
+from serkit.experiment.decomposition import DecompositionConfig, run_decomposition
+from serkit.experiment.legacy_decomposed import legacy_overrides
+from serkit.experiment.progress import Progress
+from serkit.experiment.run import run_experiment
+from serkit.experiment.sentiment import SentimentConfig, run_sentiment
+from serkit.experiment.transcription import TranscriptionConfig, run_transcription
+from serkit.types import InputError
 
-__all__ = ["TASKS", "load_task"]
+__all__ = ["TASKS", "AnyConfig", "load_task", "run_task"]
+
+AnyConfig = DecompositionConfig | ExperimentConfig | SentimentConfig | TranscriptionConfig
 
 TASKS: dict[str, type[Strict]] = {
+    "decomposition": DecompositionConfig,
     "emotion": ExperimentConfig,
     "sentiment": SentimentConfig,
+    "transcription": TranscriptionConfig,
 }
 
 
-def load_task(path_or_preset: Path | str, *, overrides: Sequence[str] = ()) -> Strict:
+def load_task(path_or_preset: Path | str, *, overrides: Sequence[str] = ()) -> AnyConfig:
     """Read an experiment of any task; see :func:`.config.load_experiment`.
+
+    Parameters
+    ----------
+    path_or_preset
+        May also be the name of a run of the decomposed system, such as ``tmp_01F``; see
+        :mod:`.legacy_decomposed`.
 
     Raises
     ------
     ConfigError
         As there, or if the task is unknown.
     """
-    merged = merge_experiment(path_or_preset, overrides=overrides)
+    source = str(path_or_preset)
+    preset, meant = legacy_overrides(source)
+    merged = merge_experiment(preset, overrides=[*meant, *overrides])
     task = merged.get("task", "emotion")
     if task not in TASKS:
         near = difflib.get_close_matches(str(task), TASKS, n=1)
         hint = f"; did you mean '{near[0]}'?" if near else ""
-        raise ConfigError(
-            f"{path_or_preset}: task is '{task}', expected one of {', '.join(TASKS)}{hint}"
+        raise ConfigError(f"{source}: task is '{task}', expected one of {', '.join(TASKS)}{hint}")
+    config = check_experiment(merged, TASKS[task], source=source)
+    assert isinstance(config, AnyConfig)  # so is every value of TASKS
+    return config
+
+
+def run_task(
+    config: AnyConfig,
+    *,
+    out: Path,
+    corpora_dir: Path | None = None,
+    resume: bool = False,
+    n_jobs: int | None = None,
+    memory: int | None = None,
+    cohort: bool = True,
+    progress: Progress | None = None,
+) -> Path:
+    """Run an experiment of any task; see :func:`.run.run_experiment`.
+
+    Returns
+    -------
+    The path of its ``report.html``.
+
+    Raises
+    ------
+    InputError
+        As there, or if resources are given that the task has no use for.
+    """
+    if isinstance(config, ExperimentConfig):
+        return run_experiment(
+            config,
+            out=out,
+            corpora_dir=corpora_dir,
+            resume=resume,
+            n_jobs=n_jobs,
+            memory=memory,
+            cohort=cohort,
+            progress=progress,
         )
-    return check_experiment(merged, TASKS[task], source=str(path_or_preset))
+    if memory is not None or not cohort:
+        raise InputError(
+            f"--memory and --no-cohort are for experiments on emotion, and this one's task is "
+            f"'{config.task}': leave them out"
+        )
+    if isinstance(config, DecompositionConfig):
+        return run_decomposition(
+            config,
+            out=out,
+            corpora_dir=corpora_dir,
+            resume=resume,
+            n_jobs=n_jobs,
+            progress=progress,
+        )
+    if n_jobs is not None:
+        raise InputError(
+            f"--jobs trains folds side by side, and the task '{config.task}' trains one network: "
+            "leave it out"
+        )
+    if isinstance(config, TranscriptionConfig):
+        return run_transcription(
+            config, out=out, corpora_dir=corpora_dir, resume=resume, progress=progress
+        )
+    return run_sentiment(config, out=out, corpora_dir=corpora_dir, resume=resume, progress=progress)

@@ -18,6 +18,10 @@ def headline(metrics: Mapping[str, Any]) -> list[str]:
     """
     if metrics.get("task") == "sentiment":
         return _of_sentiment(metrics)
+    if "decodings" in metrics:
+        return _of_transcription(metrics)
+    if "finding" in metrics:  # of a decomposition
+        return [f"  {metrics['finding']}"]
     lines = []
     names = metrics["metric_names"]
     width = max(20, *(len(names[key]) for key in metrics["intervals"]))
@@ -52,6 +56,15 @@ def _baseline(metrics: Mapping[str, Any], width: int) -> str:
     rest = ", ".join(f"{short[key]} {100 * baseline[key]:.1f} %" for key in others)
     always = f"always '{baseline['label']}'"
     return f"  {always:<{width}} {100 * baseline[first]:5.1f} %   ({rest})"
+
+
+def _of_transcription(metrics: Mapping[str, Any]) -> list[str]:
+    """Say the error rates of a speech recogniser's test part, by each way of decoding."""
+    return [
+        f"  {name:<14} CER {100 * scores['cer']:5.1f} %   WER {100 * scores['wer']:5.1f} %   "
+        f"({metrics['n_test']} utterances that nothing was chosen on)"
+        for name, scores in metrics["decodings"].items()
+    ]
 
 
 def _of_sentiment(metrics: Mapping[str, Any]) -> list[str]:

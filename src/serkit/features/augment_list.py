@@ -178,6 +178,11 @@ class AugmentList:
     where
         How messages call the list, such as its file.
 
+    Attributes
+    ----------
+    entries
+        As they were given.
+
     Raises
     ------
     InputError
@@ -188,6 +193,7 @@ class AugmentList:
     def __init__(
         self, entries: Sequence[Mapping[str, Any]], *, seed: int = 0, where: str = "augment"
     ) -> None:
+        self.entries = tuple(entries)
         self._seed = seed
         self._waveform_effects: list[tuple[int, float, WaveformEffect]] = []
         self._feature_effects: list[tuple[int, float, FeatureEffect]] = []
