@@ -34,6 +34,7 @@ __all__ = [
     "hidden_size",
     "load_network",
     "parameter_groups",
+    "quiet",
     "read_json",
     "weights_sha256",
 ]
@@ -172,7 +173,7 @@ def build_network(architecture: Mapping[str, Any], *, where: str, pooler: bool =
     config = _config(architecture, where=where)
     options = {} if pooler else {"add_pooling_layer": False}
     try:
-        with _quiet():
+        with quiet():
             network: nn.Module = AutoModel.from_config(config, dtype=torch.float32, **options)
     except (ValueError, TypeError, RuntimeError, KeyError) as error:
         raise InputError(f"{where}: not a working architecture ({_one_line(error)})") from None
@@ -200,7 +201,7 @@ def load_network(
     options = {} if pooler else {"add_pooling_layer": False}
     files = _weight_files(folder)
     try:
-        with _quiet():
+        with quiet():
             network, info = AutoModel.from_pretrained(
                 folder,
                 config=config,
@@ -329,7 +330,7 @@ def _config(architecture: Mapping[str, Any], *, where: str) -> Any:
     from transformers import AutoConfig
 
     try:
-        with _quiet():
+        with quiet():
             return AutoConfig.for_model(**architecture)
     except Exception as error:  # its checks raise classes of their own, not all of them public
         raise InputError(f"{where}: not a valid architecture ({_one_line(error)})") from None
@@ -359,7 +360,7 @@ def _weight_files(folder: Path) -> list[Path]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep the progress bars and tables of transformers off the terminal."""
     from transformers.utils import logging
 
