@@ -107,10 +107,11 @@ def demo(
 def corpora(as_json: Json = False) -> None:
     """List the corpora that can be read: size, licence, where to get them."""
     from serkit.corpora import catalogue
+    from serkit.corpora.clips import clip_catalogue
 
-    rows = catalogue()
+    rows, clips = catalogue(), clip_catalogue()
     if as_json:
-        _print_json(rows)
+        _print_json([*rows, *clips])
         return
     _print_table(
         [
@@ -123,6 +124,19 @@ def corpora(as_json: Json = False) -> None:
                 "where": r["where"],
             }
             for r in rows
+        ]
+    )
+    print("\nVideo, for serkit extract:")
+    _print_table(
+        [
+            {
+                "corpus": r["name"],
+                "clips": r["n_clips"] or "",
+                "language": r["language"],
+                "licence": r["licence"],
+                "where": r["where"],
+            }
+            for r in clips
         ]
     )
 
@@ -162,6 +176,71 @@ def prepare(
             print(line)
     if not result.usable:
         raise typer.Exit(2)
+
+
+@app.command()
+def extract(
+    root: Annotated[Path, typer.Argument(help="Folder of the corpus, or table of clips.")],
+    out: Annotated[
+        Path, typer.Option("-o", "--out", help="File to write: .npz, or .pkl as MMSA reads it.")
+    ],
+    corpus: Annotated[
+        str,
+        typer.Option(help="ch_sims, table, or synthetic_clips, which are made if not there."),
+    ] = "ch_sims",
+    release: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="ch_sims: ch_sims, ch_sims_v2, cmu_mosi, cmu_mosei or other."),
+    ] = None,
+    config: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="What to extract: TOML, or the JSON of MMSA's extraction tool."),
+    ] = None,
+    workers: Annotated[int, typer.Option(min=0, help="Processes; 0: in this one.")] = 1,
+    on_failure: Annotated[
+        str, typer.Option(help="What a failed stream becomes: mask, zero, skip or raise.")
+    ] = "mask",
+    max_failures: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of failed clips above which to fail.")
+    ] = 0.01,
+    transcriber: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Who writes down what is said, beside the given words: own, vosk, ..."),
+    ] = None,
+    transcriber_model: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Folder of the transcriber's model."),
+    ] = None,
+    allow_incomplete: Annotated[
+        bool, typer.Option(help="Go on with a copy that differs from the release.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Turn video clips into features of voice, words and face; a stopped run goes on by itself."""
+    from serkit.experiment.extract_corpus import extract_corpus
+
+    with _Bars(quiet=as_json) as bars:
+        result = extract_corpus(
+            corpus,
+            root,
+            out,
+            release=release,
+            config=config,
+            n_workers=workers,
+            on_failure=on_failure,
+            max_failures=max_failures,
+            transcriber=transcriber,
+            transcriber_model=transcriber_model,
+            allow_incomplete=allow_incomplete,
+            overwrite=overwrite,
+            progress=bars,
+        )
+    if as_json:
+        _print_json(result.to_dict())
+        return
+    for line in result.lines():
+        print(line)
 
 
 @app.command()
@@ -332,6 +411,12 @@ def predict(
         Optional[Path],  # noqa: UP045
         typer.Option(help="What is said in several files: a CSV with the columns file, text."),
     ] = None,
+    text_features: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(
+            help="Token vectors of what is said, for models trained on such: FILE.npy, or a folder."
+        ),
+    ] = None,
     transcriber: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(help="Who writes down what is said, for models that read it: own, vosk, ..."),
@@ -354,6 +439,7 @@ def predict(
         collect_files,
         format_rows,
         predict_files,
+        text_features_of_files,
         texts_of_files,
     )
     from serkit.recognizer import load_recognizer
@@ -362,6 +448,7 @@ def predict(
     if transcriber is not None and (text is not None or texts is not None):
         raise InputError("--transcriber goes without --text and --texts: who says what is said?")
     words = texts_of_files(files, text=text, table=texts)
+    vectors = text_features_of_files(files, text_features)
     recognizer = load_recognizer(model)
     if transcriber is not None:
         from serkit.inference.transcribe import texts_heard
@@ -370,7 +457,9 @@ def predict(
     rows = []
     with _Bars() as bars:
         bars.stage("recognising", len(files))
-        for row in predict_files(recognizer, files, n_workers=jobs, texts=words):
+        for row in predict_files(
+            recognizer, files, n_workers=jobs, texts=words, text_features=vectors
+        ):
             rows.append(row)
             bars.advance(len(rows))
     table = format_rows(rows, recognizer.labels.classes, output_format)  # type: ignore[arg-type]

@@ -18,6 +18,12 @@ _OPTIONAL = {
     "espeakng-loader": ("demo", "real words in the synthetic corpus"),
     "h5py": ("keras-weights", "reading the authors' Keras weights and CMU-MOSEI's label file"),
     "transformers": ("encoders", "pre-trained speech and text encoders"),
+    "av": ("video", "reading video"),
+    "opencv-python-headless": ("video", "finding faces"),
+    "librosa": ("acoustic", "acoustic features of multimodal corpora, pYIN"),
+    "opensmile": ("acoustic", "eGeMAPS; free for research only"),
+    "faster-whisper": ("asr", "transcribing with Whisper"),
+    "vosk": ("asr", "transcribing with Vosk"),
 }
 _CORE = ("torch", "numpy", "soundfile", "soxr", "scikit-learn", "lightning-fabric", "safetensors")
 
