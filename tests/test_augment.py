@@ -12,6 +12,8 @@ from serkit.augment import (
     change_speed,
     reverberate,
     room_impulse,
+    shift_pitch,
+    stretch,
     telephone,
 )
 from serkit.settings import checked
@@ -20,7 +22,7 @@ from tests_support import tone
 
 RATE = 16_000
 VOICE = tone(220, seconds=0.7, rate=RATE)
-EFFECTS = ("speed", "room", "noise", "telephone", "gain")
+EFFECTS = ("pitch", "speed", "room", "noise", "telephone", "gain")
 
 
 def level_db(wave) -> float:
@@ -57,6 +59,49 @@ def test_speed_changes_length_and_pitch_by_one_factor(factor):
     assert len(played) == np.ceil(len(VOICE) / factor)
     assert loudest_hz(played) == pytest.approx(220 * factor, rel=0.02)
     assert level_db(played) == pytest.approx(level_db(VOICE), abs=0.1)
+
+
+@pytest.mark.parametrize("semitones", [-7.0, -2.0, 0.0, 1.0, 4.0, 12.0])
+@pytest.mark.parametrize("f0_hz", [90, 220, 400])
+def test_pitch_moves_by_the_semitones_asked_for_and_the_length_stays(semitones, f0_hz):
+    voice = tone(f0_hz, seconds=1.0, rate=RATE)
+    shifted = shift_pitch(voice, RATE, semitones)
+    assert shifted.shape == voice.shape
+    assert shifted.dtype == np.float32
+    assert loudest_hz(shifted) == pytest.approx(f0_hz * 2 ** (semitones / 12), rel=0.03)
+    assert level_db(shifted) == pytest.approx(level_db(voice), abs=1.0)
+
+
+def test_pitch_leaves_where_sounds_are_in_time():
+    early = np.concatenate([VOICE[:4_000], np.zeros(8_000, dtype=np.float32), VOICE[:4_000]])
+    for semitones in (-3.0, 3.0):
+        shifted = shift_pitch(early, RATE, semitones)
+        assert np.abs(shifted[4_800:11_200]).max() < 0.02
+        assert level_db(shifted[500:3_500]) == pytest.approx(level_db(early[500:3_500]), abs=2.0)
+
+
+@pytest.mark.parametrize("factor", [0.5, 0.8, 1.0, 1.3, 2.0])
+def test_stretching_changes_the_length_and_not_the_pitch(factor):
+    longer = stretch(VOICE, RATE, factor)
+    assert len(longer) == round(len(VOICE) * factor)
+    assert loudest_hz(longer) == pytest.approx(220, rel=0.03)
+
+
+def test_stretching_by_1_changes_nothing():
+    np.testing.assert_allclose(stretch(VOICE, RATE, 1.0), VOICE, atol=1e-6)
+
+
+@pytest.mark.parametrize("n", [1, 100])
+def test_the_shortest_sounds_can_be_shifted(n):
+    shifted = shift_pitch(VOICE[:n], RATE, 3.0)
+    assert shifted.shape == (n,)
+    assert np.isfinite(shifted).all()
+
+
+def test_pitch_is_drawn_only_where_it_is_named():
+    assert "pitch" not in AugmentSettings().effects
+    made = only("pitch", semitones=(3.0, 3.0))(VOICE, key="u", view=0)
+    np.testing.assert_allclose(made, shift_pitch(VOICE, RATE, 3.0), atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["white", "pink", "hum", "speech_shaped"])
@@ -168,7 +213,8 @@ def test_identity_says_what_sounds_depend_on(tmp_path):
         ({"rt60_s": [0, 1]}, "rt60_s = .*from 0.01 up"),
         ({"effects": []}, "effects is empty: name at least one"),
         ({"noises": []}, "noises is empty"),
-        ({"effects": ["echo"]}, r"make.effects.0 = .*input should be 'speed', 'room'"),
+        ({"effects": ["echo"]}, r"make.effects.0 = .*input should be 'pitch', 'speed', 'room'"),
+        ({"semitones": [-20, 2]}, "semitones = .*from -12 up"),
         ({"probability": 2}, "make.probability = 2"),
         ({"n_veiws": 2}, "make.n_veiws: unknown setting; did you mean 'n_views'"),
     ],

@@ -1,9 +1,13 @@
-"""Speech made different: louder, faster, in noise, in a room, over a telephone.
+"""Speech made different: higher, faster, in noise, in a room, over a telephone, louder.
 
 Each effect is a function of a waveform, and of a NumPy generator where chance plays a part.
 :class:`Augmenter` applies a random few of them, as a function of (seed, key, view): the same on
-every machine and in every order. Pitch alone is not changed: speed changes it along with tempo, and
-what shifts it at a constant tempo leaves traces of its own. Nothing is clipped.
+every machine and in every order. Nothing is clipped.
+
+Speed changes pitch along with tempo. Pitch alone is changed by playing faster or slower what was
+stretched before, which is done by joining overlapping pieces where they fit best (WSOLA: Verhelst
+and Roelands, ICASSP 1993). The formants move with the pitch, and the joints can be heard; so it is
+not among the effects that are drawn from unless it is named.
 """
 
 from __future__ import annotations
@@ -32,14 +36,18 @@ __all__ = [
     "change_speed",
     "reverberate",
     "room_impulse",
+    "shift_pitch",
+    "stretch",
     "telephone",
 ]
 
-Effect = Literal["speed", "room", "noise", "telephone", "gain"]
+Effect = Literal["pitch", "speed", "room", "noise", "telephone", "gain"]
 NoiseKind = Literal["white", "pink", "hum", "speech_shaped"]
 Range = tuple[float, float]
 
 SPEED_STEPS = 1_000  # speeds are multiples of a thousandth
+# Pieces that stretched speech is joined of: two periods of a low voice, moved by up to one.
+PIECE_S, MOVED_S = 0.03, 0.012
 DIRECT_TO_TAIL_DB = 3.0  # energy of direct sound over that of the room: near the microphone
 TELEPHONE_RATE = 8_000  # Hz
 # Gains at frequencies, straight lines between them: the band of ITU-T G.712 passes.
@@ -57,10 +65,12 @@ class AugmentSettings:
     n_views
         Sounds made from each utterance.
     effects
-        Those to draw from, applied in the order in which they befall sound: speed, room, noise,
-        telephone, gain.
+        Those to draw from, applied in the order in which they befall sound: pitch, speed, room,
+        noise, telephone, gain. By default all but pitch.
     probability
         Of each effect; where none is drawn, one of them is applied.
+    semitones
+        Change of pitch at a constant tempo.
     speed
         Factor of tempo and pitch.
     rt60_s
@@ -78,8 +88,9 @@ class AugmentSettings:
     """
 
     n_views: PositiveInt = 1
-    effects: tuple[Effect, ...] = get_args(Effect)
+    effects: tuple[Effect, ...] = ("speed", "room", "noise", "telephone", "gain")
     probability: Annotated[float, Field(ge=0, le=1)] = 0.5
+    semitones: Range = (-2.0, 2.0)
     speed: Range = (0.9, 1.1)
     rt60_s: Range = (0.2, 0.6)
     impulses: str | None = None
@@ -90,6 +101,7 @@ class AugmentSettings:
 
     def __post_init__(self) -> None:
         for name, above in (
+            ("semitones", -12.0),
             ("speed", 0.1),
             ("rt60_s", 0.01),
             ("snr_db", -60.0),
@@ -125,6 +137,64 @@ def change_speed(waveform: Waveform, factor: float) -> Waveform:
     played : (ceil(n_samples / factor),)
     """
     return resample(waveform, round(factor * SPEED_STEPS), SPEED_STEPS)
+
+
+def shift_pitch(waveform: Waveform, sample_rate: int, semitones: float) -> Waveform:
+    """Change the pitch, formants along with it, at a constant tempo.
+
+    Parameters
+    ----------
+    waveform : (n_samples,)
+    semitones
+        Twelve double the frequency.
+
+    Returns
+    -------
+    shifted : (n_samples,)
+    """
+    factor = round(2 ** (semitones / 12) * SPEED_STEPS) / SPEED_STEPS
+    shifted = change_speed(stretch(waveform, sample_rate, factor), factor)[: len(waveform)]
+    return np.pad(shifted, (0, len(waveform) - len(shifted)))
+
+
+def stretch(waveform: Waveform, sample_rate: int, factor: float) -> Waveform:
+    """Make speech last longer or shorter at its own pitch.
+
+    Parameters
+    ----------
+    waveform : (n_samples,)
+    factor
+        Above 1 is longer.
+
+    Returns
+    -------
+    stretched : (round(n_samples * factor),)
+    """
+    hop = round(PIECE_S / 2 * sample_rate)
+    moved = round(MOVED_S * sample_rate)
+    window = 0.5 - 0.5 * np.cos(np.pi * np.arange(2 * hop) / hop)  # two in a row sum to 1
+    n = round(len(waveform) * factor)
+    n_pieces = 2 + n // hop
+    # Zeros where the first pieces and the last ones reach beyond the ends.
+    behind = round(n_pieces * hop / factor) + 4 * hop + 2 * moved
+    source = np.pad(waveform.astype(np.float64), (hop + moved, behind))
+    stretched = np.zeros((n_pieces + 1) * hop)
+    start = moved
+    for piece in range(n_pieces):
+        if piece:
+            expected = source[start + hop : start + 3 * hop]  # what followed the last piece
+            first = round(piece * hop / factor)
+            start = first + _best_fit(source[first : first + 2 * moved + 2 * hop], expected)
+        stretched[piece * hop : (piece + 2) * hop] += window * source[start : start + 2 * hop]
+    return stretched[hop : hop + n].astype(np.float32)
+
+
+def _best_fit(region: NDArray[np.float64], piece: NDArray[np.float64]) -> int:
+    """Find where in a region a piece fits best, by normalised correlation."""
+    products = np.correlate(region, piece, "valid")
+    sums = np.concatenate([[0.0], np.cumsum(region**2)])
+    energies = sums[len(piece) :] - sums[: -len(piece)]
+    return int((products / np.sqrt(energies.clip(1e-12))).argmax())
 
 
 def add_noise(
@@ -280,6 +350,8 @@ class Augmenter:
         self, effect: Effect, waveform: Waveform, generator: np.random.Generator
     ) -> Waveform:
         settings = self.settings
+        if effect == "pitch":
+            return shift_pitch(waveform, self.sample_rate, generator.uniform(*settings.semitones))
         if effect == "speed":
             return change_speed(waveform, generator.uniform(*settings.speed))
         if effect == "room":

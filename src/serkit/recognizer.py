@@ -18,15 +18,22 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from serkit.audio import Channel, Waveform, load_audio, require_sound, resample
 from serkit.features import FrontEnd, build_front_end, front_end_to_dict
 from serkit.features.normalise import FeatureNorm, Normalise, PitchNorm
 from serkit.features.speech_encoder import SpeechEncoder
-from serkit.features.text import TextEncoder, build_text_encoder, text_encoder_to_dict
+from serkit.features.text import (
+    PrecomputedText,
+    TextEncoder,
+    build_text_input,
+    text_encoder_to_dict,
+)
 from serkit.features.views import (
     FixedView,
     SegmentsView,
@@ -125,7 +132,7 @@ class Recognizer(nn.Module):
         self.text_encoder = None
         if config.text is not None:
             text = dict(config.text)
-            self.text_encoder = build_text_encoder(text.pop("name"), text)
+            self.text_encoder = build_text_input(text.pop("name"), text)
         self.parts_front_end = self._second_front_end(config.parts)
         self.pitch_norm = PitchNorm() if config.pitch_norm == "corpus" else None
         self.symbols = Symbols(tuple(config.symbols)) if config.symbols else None
@@ -184,6 +191,11 @@ class Recognizer(nn.Module):
     def text_learns(self) -> bool:
         """Tell whether the text encoder is trained."""
         return self.text_encoder is not None and self.text_encoder.has_trainable_parameters
+
+    @property
+    def reads_vectors(self) -> bool:
+        """Tell whether what is said is given as vectors that were computed elsewhere."""
+        return isinstance(self.text_encoder, PrecomputedText)
 
     def trained_encoders(self) -> list[SpeechEncoder | TextEncoder]:
         """Give the pre-trained encoders that are trained further."""
@@ -343,7 +355,11 @@ class Recognizer(nn.Module):
 
     @torch.inference_mode()
     def score(
-        self, waveforms: Sequence[Waveform], texts: Sequence[str] | None = None
+        self,
+        waveforms: Sequence[Waveform],
+        texts: Sequence[str] | None = None,
+        *,
+        text_features: Sequence[NDArray[np.float32]] | None = None,
     ) -> np.ndarray:
         """Score mono waveforms at the recognizer's own rate.
 
@@ -351,6 +367,9 @@ class Recognizer(nn.Module):
         ----------
         texts
             What is said in each, for a recognizer that reads.
+        text_features
+            The same as token vectors, (n_tokens, n_text_features) each, for a recognizer that reads
+            such.
 
         Returns
         -------
@@ -365,7 +384,11 @@ class Recognizer(nn.Module):
         features, n_frames, owners = self.extract(padded.to(device), n_samples.to(device))
         batch = {"features": features, "n_frames": n_frames}
         if self.text_encoder is not None:
-            text, n_tokens = self.extract_text(texts or [""] * len(waveforms))
+            if text_features is None or not self.reads_vectors:
+                text, n_tokens = self.extract_text(texts or [""] * len(waveforms))
+            else:
+                n_tokens = torch.tensor([len(one) for one in text_features])
+                text = pad_sequence([torch.from_numpy(v) for v in text_features], batch_first=True)
             batch |= {"text": text.to(device)[owners], "n_tokens": n_tokens.to(device)[owners]}
         if self.parts_front_end is not None:
             parts, n_parts = self.extract_parts(padded.to(device), n_samples.to(device))
@@ -407,6 +430,7 @@ class Recognizer(nn.Module):
         *,
         name: str = "waveform",
         text: str | None = None,
+        text_features: NDArray[np.float32] | None = None,
     ) -> Prediction:
         """Recognise the emotion of one utterance.
 
@@ -419,6 +443,8 @@ class Recognizer(nn.Module):
             What to call it in the prediction and in messages.
         text
             What is said, for a recognizer that reads the words as well; others leave it unread.
+        text_features : (n_tokens, n_text_features)
+            What is said as token vectors, for a recognizer that was trained on precomputed ones.
 
         Raises
         ------
@@ -426,11 +452,7 @@ class Recognizer(nn.Module):
             If the waveform is empty, silent, or holds NaN or infinite samples, or the words are
             missing.
         """
-        if self.text_encoder is not None and text is None:
-            raise InputError(
-                f"{name}: this recognizer reads what is said as well: give the words with --text "
-                "(text=...)"
-            )
+        self._require_words(name, text, text_features)
         waveform = np.asarray(waveform, dtype=np.float32)
         if waveform.ndim == 2:
             waveform = waveform[0] if self.config.channel == "first" else waveform.mean(0)
@@ -447,10 +469,13 @@ class Recognizer(nn.Module):
         waveform, notes = self._long_enough(waveform)
         borders = self.windows(waveform)
         pieces = [waveform[a:b] for a, b in borders if np.any(waveform[a:b])]
+        vectors = [] if text_features is None else [text_features]
         scores = np.concatenate(
             [
-                self.score(pieces[i : i + 16], [text or ""] * len(pieces[i : i + 16]))
-                for i in range(0, len(pieces), 16)
+                self.score(
+                    some, [text or ""] * len(some), text_features=vectors * len(some) or None
+                )
+                for some in (pieces[i : i + 16] for i in range(0, len(pieces), 16))
             ]
         )
         mean = scores.mean(0)
@@ -469,6 +494,32 @@ class Recognizer(nn.Module):
             notes=notes,
         )
 
+    def _require_words(
+        self, name: str, text: str | None, text_features: NDArray[np.float32] | None
+    ) -> None:
+        """Refuse to go on without what is said, in the form in which the recognizer reads it."""
+        if self.text_encoder is None:
+            return
+        if not self.reads_vectors:
+            if text is None:
+                raise InputError(
+                    f"{name}: this recognizer reads what is said as well: give the words with "
+                    "--text (text=...)"
+                )
+            return
+        if text_features is None:
+            raise InputError(
+                f"{name}: this recognizer reads what is said as token vectors that were computed "
+                "elsewhere, and cannot read words: give --text-features FILE.npy "
+                "(text_features=...)"
+            )
+        width = self.text_encoder.config.n_features
+        if text_features.ndim != 2 or not len(text_features) or text_features.shape[1] != width:
+            raise InputError(
+                f"{name}: got text features of shape {text_features.shape}, expected (n_tokens, "
+                f"{width}) as those that this recognizer was trained on"
+            )
+
     def _long_enough(self, waveform: Waveform) -> tuple[Waveform, tuple[str, ...]]:
         """Repeat an utterance that the view would leave out because it is too short."""
         view = self.view
@@ -479,7 +530,13 @@ class Recognizer(nn.Module):
         repeated = np.resize(waveform, view.n_samples + view.strict)
         return repeated, ("shorter than anything the model was trained on: repeated",)
 
-    def predict_file(self, path: Path | str, *, text: str | None = None) -> Prediction:
+    def predict_file(
+        self,
+        path: Path | str,
+        *,
+        text: str | None = None,
+        text_features: NDArray[np.float32] | None = None,
+    ) -> Prediction:
         """Recognise the emotion of a sound file; see :meth:`predict`.
 
         Raises
@@ -488,7 +545,9 @@ class Recognizer(nn.Module):
             If the file cannot be used; the message names it and says why.
         """
         waveform, sample_rate = load_audio(path, channel=self.config.channel)
-        return self.predict(waveform, sample_rate, name=str(path), text=text)
+        return self.predict(
+            waveform, sample_rate, name=str(path), text=text, text_features=text_features
+        )
 
     def save(self, folder: Path | str, *, card: str = "", frozen: Path | None = None) -> Path:
         """Write the recognizer into a folder.

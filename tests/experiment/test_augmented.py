@@ -291,6 +291,46 @@ def test_tables_of_texts_that_are_missing_or_of_another_corpus_are_refused(corpu
         find(corpus, tmp_path, texts="texts.csv")
 
 
+def test_words_are_made_of_transcripts_and_said_by_voices_of_nobody(corpus, tmp_path, monkeypatch):
+    (tmp_path / "beeper.py").write_text(
+        "import numpy\n\ndef beep(text, rate):\n"
+        "    return numpy.sin(numpy.arange(4000) / (5 + len(text)))\n\n"
+        "def more(text, n_views):\n"
+        "    return [text + ' more', text + ' still']\n",
+        encoding="utf-8",
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    made = {"kind": "function", "function": "beeper:more", "n_views": 2}
+    for texts, of_an_utterance in (("own", 1), ("augmented", 2)):
+        speak = {"back_end": "beeper:beep", "texts": texts}
+        table = settings(corpus, make_texts=made, speak=speak)
+        views, words, lines = find(corpus, tmp_path, table)
+        assert words == ()
+        assert f"{8 * of_an_utterance} sound files, 0 sounds made, " in lines[-1]
+    assert views.sound_owners.tolist() == [i for i in range(8) for _ in range(2)]
+    assert all(not voices for voices in views.voices)
+
+
+def test_vectors_of_other_words_are_read(corpus, tmp_path):
+    for name, ids in (("own", IDS), ("other", IDS[:3])):
+        (tmp_path / name).mkdir()
+        for identity in ids:
+            vectors = np.full((len(name), 4), IDS.index(identity), dtype=np.float32)
+            np.save(tmp_path / name / f"{identity}.npy", vectors)
+    table = settings(corpus, text_features=str(tmp_path / "other"))
+    table |= {"text": {"name": "precomputed", "folder": str(tmp_path / "own")}}
+    views, _, lines = find(corpus, tmp_path, table)
+    assert views.text_owners.tolist() == [0, 1, 2]
+    assert views.texts.n_tokens.tolist() == [5, 5, 5]
+    assert "3 texts; 5 have none, the first is ann-3" in lines[-1]
+    for name, value in (("texts", "t.csv"), ("make_texts", {"kind": "swap_words"})):
+        with pytest.raises(InputError, match=f"augmented.{name} gives words, and text.name = 'pre"):
+            find(corpus, tmp_path, table | {"augmented": {name: value}})
+    table |= {"text": {"name": "small"}}
+    with pytest.raises(InputError, match=r"text_features is for text\.name = 'precomputed'"):
+        find(corpus, tmp_path, table)
+
+
 @pytest.mark.parametrize("augmented", [None, {"voices": "any"}])
 def test_a_loss_that_has_no_views_to_compare_is_said(corpus, tmp_path, augmented):
     table = settings(corpus) | {"augmented": augmented}

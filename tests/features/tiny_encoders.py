@@ -58,6 +58,55 @@ def speech_folder(
     return folder
 
 
+def whisper_folder(folder: Path, *, window_s: float = 1.0, **changes: Any) -> Path:
+    """Save a Whisper of two layers that reads windows of a second."""
+    from transformers import WhisperConfig, WhisperForConditionalGeneration
+
+    settings = {
+        "d_model": 32,
+        "encoder_layers": 2,
+        "encoder_attention_heads": 4,
+        "encoder_ffn_dim": 64,
+        "decoder_layers": 1,
+        "decoder_attention_heads": 4,
+        "decoder_ffn_dim": 64,
+        "num_mel_bins": 20,
+        "max_source_positions": round(50 * window_s),
+        "max_target_positions": 8,
+        "vocab_size": 30,
+        "pad_token_id": 0,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "decoder_start_token_id": 1,
+        "suppress_tokens": [],
+        "begin_suppress_tokens": [],
+    }
+    torch.manual_seed(0)
+    model = WhisperForConditionalGeneration(WhisperConfig(**(settings | changes)))
+    _make_uneven(model)
+    model.save_pretrained(folder)
+    return folder
+
+
+def w2v_bert_folder(folder: Path, **changes: Any) -> Path:
+    """Save a w2v-BERT 2.0 of two layers."""
+    from transformers import AutoModel, Wav2Vec2BertConfig
+
+    settings = {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 64,
+        "conv_depthwise_kernel_size": 5,
+        "layerdrop": 0.0,
+    }
+    torch.manual_seed(0)
+    model = AutoModel.from_config(Wav2Vec2BertConfig(**(settings | changes)))
+    _make_uneven(model)
+    model.save_pretrained(folder)
+    return folder
+
+
 def text_folder(folder: Path, family: str = "roberta", **changes: Any) -> Path:
     """Save a text encoder with a tokenizer of whole words, ``<s> ... </s>``, 62 tokens at most."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors

@@ -7,8 +7,11 @@ itself. The table ``[augmented]`` says where such views come from:
   or in a folder named by the utterance's id. The longest id that a name ends with counts.
 * ``texts``: a CSV with the columns ``id`` and ``text``, such as translations there and back.
 * ``make``: settings of :class:`serkit.augment.AugmentSettings`, by which sounds are made here.
+* ``make_texts``, ``speak``: other words made of transcripts, and words said by other voices; see
+  :mod:`serkit.experiment.view_makers`.
+* ``text_features``: token vectors of other words, for recognizers that read precomputed ones.
 
-What is made by other programs, such as speech synthesis, comes as files. Utterances without a view
+Utterances without a view
 are counted and said, and left out of these losses; utterances that no fold trains on need none.
 
 Synthetic speech is in somebody's voice. A fold whose training hears the voice of its dev or test
@@ -36,10 +39,19 @@ from serkit.experiment.config import AugmentedConfig, ConfigError, ExperimentCon
 from serkit.experiment.examples import encode_texts, refuse_segments, sound_settings
 from serkit.experiment.progress import Progress
 from serkit.experiment.reading import CorpusPart, beside_corpora
+from serkit.experiment.view_makers import (
+    Speaker,
+    SpeakerSettings,
+    TextMaker,
+    TextMakerSettings,
+)
 from serkit.features.cache import ExtractedFeatures, Extractor, extract_features
+from serkit.features.text import PrecomputedText
+from serkit.features.text_cache import ExtractedText
 from serkit.recognizer import Recognizer
 from serkit.settings import checked
 from serkit.training.data import ExtractedViews
+from serkit.transcripts import clean_transcript
 from serkit.types import Fold, InputError, Utterance
 
 __all__ = ["HEARS_TEST", "FoundSound", "augmented_views", "match_sounds", "read_texts"]
@@ -101,8 +113,15 @@ def augmented_views(
     owners = [i for i, utterance in enumerate(part.utterances) if utterance.id in trained]
     augmenter = _augmenter(wanted, recognizer.sample_rate, corpora_dir)
     files, texts = _files(wanted, part.utterances, set(owners), corpora_dir, progress)
+    texts += _made_texts(wanted, part.utterances, owners)
+    files += _spoken(
+        wanted, part.utterances, owners, texts, recognizer, cache_dir=cache_dir, progress=progress
+    )
     n_made = 0 if augmenter is None else augmenter.settings.n_views * len(owners)
-    _say_counts(part.utterances, owners, files, n_made, texts, progress)
+    encoded, text_owners = _encode(
+        wanted, part.utterances, owners, texts, recognizer, cache_dir=cache_dir, progress=progress
+    )
+    _say_counts(part.utterances, owners, files, n_made, text_owners, progress)
     speakers = {utterance.id: _speaker(utterance) for utterance in part.utterances}
     left = _files_left(files, folds, part.utterances, speakers)
     restricted = wanted.voices == "training"
@@ -118,16 +137,11 @@ def augmented_views(
         cache_dir=cache_dir,
         progress=progress,
     )
-    encoded = None
-    if texts:
-        encoded = encode_texts(
-            recognizer, [text for _, text in texts], cache_dir=cache_dir, progress=progress
-        )
     views = ExtractedViews(
         sounds=sounds,
         texts=encoded,
         sound_owners=sound_owners,
-        text_owners=np.array([owner for owner, _ in texts], dtype=np.int64),
+        text_owners=np.array(text_owners, dtype=np.int64),
         voices=[*(file.voices for file in files), *[()] * n_made] if restricted else (),
         speakers=speakers if restricted else {},
     )
@@ -215,15 +229,108 @@ def _refuse_useless(
             f"[augmented] gives views, and no term of the objective compares them: add one with "
             f"loss = 'info_nce' and against = '{_OUTPUT}', or leave [augmented] out"
         )
-    if wanted.texts is not None and recognizer.text_encoder is None:
-        raise ConfigError(
-            "augmented.texts is for recognizers that read, and this one has no [text]: add it, or "
-            "leave augmented.texts out"
-        )
+    _refuse_unread(wanted, recognizer)
     if part.authors is not None:
         raise ConfigError(
             "[augmented] is for sound, and corpus.features gives none: leave one of them out"
         )
+
+
+def _refuse_unread(wanted: AugmentedConfig, recognizer: Recognizer) -> None:
+    """Refuse words in a form that the recognizer does not read."""
+    for name in ("texts", "make_texts"):
+        if getattr(wanted, name) is None or _only_spoken(wanted):
+            continue
+        if recognizer.text_encoder is None:
+            raise ConfigError(
+                f"augmented.{name} is for recognizers that read, and this one has no [text]: add "
+                f"it, or leave augmented.{name} out"
+            )
+        if recognizer.reads_vectors:
+            raise ConfigError(
+                f"augmented.{name} gives words, and text.name = 'precomputed' reads vectors: give "
+                "augmented.text_features instead"
+            )
+    if wanted.text_features is not None and not recognizer.reads_vectors:
+        raise ConfigError(
+            "augmented.text_features is for text.name = 'precomputed': give augmented.texts instead"
+        )
+
+
+def _only_spoken(wanted: AugmentedConfig) -> bool:
+    """Tell whether augmented texts are there to be said, which needs nobody who reads."""
+    return wanted.speak is not None and wanted.speak.get("texts") == "augmented"
+
+
+def _made_texts(
+    wanted: AugmentedConfig, utterances: Sequence[Utterance], owners: Sequence[int]
+) -> list[tuple[int, str]]:
+    if wanted.make_texts is None:
+        return []
+    settings = checked(TextMakerSettings, wanted.make_texts, where="augmented.make_texts")
+    return TextMaker(settings)(_transcripts(utterances, owners))
+
+
+def _spoken(
+    wanted: AugmentedConfig,
+    utterances: Sequence[Utterance],
+    owners: Sequence[int],
+    texts: Sequence[tuple[int, str]],
+    recognizer: Recognizer,
+    *,
+    cache_dir: Path | None,
+    progress: Progress,
+) -> list[FoundSound]:
+    """Let texts be said; by voices that are nobody's of the corpus."""
+    if wanted.speak is None:
+        return []
+    settings = checked(SpeakerSettings, wanted.speak, where="augmented.speak")
+    speaker = Speaker(settings, sample_rate=recognizer.sample_rate, cache_dir=cache_dir)
+    said = _transcripts(utterances, owners) if settings.texts == "own" else texts
+    progress.stage("speaking", len(said))
+    return [
+        FoundSound(path, owner, frozenset())
+        for owner, path in speaker(said, [utterance.label for utterance in utterances])
+    ]
+
+
+def _transcripts(utterances: Sequence[Utterance], owners: Sequence[int]) -> list[tuple[int, str]]:
+    """Give the transcripts of those utterances that have any, without events in brackets."""
+    return [
+        (owner, clean_transcript(str(utterances[owner].transcript)))
+        for owner in owners
+        if utterances[owner].transcript is not None
+    ]
+
+
+def _encode(
+    wanted: AugmentedConfig,
+    utterances: Sequence[Utterance],
+    owners: Sequence[int],
+    texts: Sequence[tuple[int, str]],
+    recognizer: Recognizer,
+    *,
+    cache_dir: Path | None,
+    progress: Progress,
+) -> tuple[ExtractedText | None, list[int]]:
+    """Encode texts, or read the vectors of them; and the utterance of each."""
+    encoder = recognizer.text_encoder
+    if wanted.text_features is not None and isinstance(encoder, PrecomputedText):
+        own = replace(encoder.config, folder=wanted.text_features)
+        found = PrecomputedText(own).find([utterances[owner].id for owner in owners])
+        rows = [(owner, found.get(utterances[owner].id)) for owner in owners]
+        known = [(owner, row) for owner, row in rows if row is not None]
+        if not known:
+            return None, []
+        lengths = np.array([len(row) for _, row in known])
+        vectors = np.concatenate([row for _, row in known])
+        return ExtractedText(vectors, lengths), [owner for owner, _ in known]
+    if not texts or encoder is None or recognizer.reads_vectors:
+        return None, []
+    encoded = encode_texts(
+        recognizer, [text for _, text in texts], cache_dir=cache_dir, progress=progress
+    )
+    return encoded, [owner for owner, _ in texts]
 
 
 def _augmenter(
@@ -281,15 +388,15 @@ def _say_counts(
     owners: Sequence[int],
     files: Sequence[FoundSound],
     n_made: int,
-    texts: Sequence[tuple[int, str]],
+    text_owners: Sequence[int],
     progress: Progress,
 ) -> None:
-    having = {file.owner for file in files} | {owner for owner, _ in texts}
+    having = {file.owner for file in files}.union(text_owners)
     without = [] if n_made else [utterances[i].id for i in owners if i not in having]
     missing = f"; {len(without)} have none, the first is {without[0]}" if without else ""
     progress.say(
         f"augmented views of {len(owners)} utterances that are trained on: {len(files)} sound "
-        f"files, {n_made} sounds made, {len(texts)} texts{missing}"
+        f"files, {n_made} sounds made, {len(text_owners)} texts{missing}"
     )
 
 

@@ -134,6 +134,20 @@ class AugmentedConfig(Strict):
         description="sounds made from the utterance's own: n_views, effects, probability, ranges "
         "and impulses; see serkit.augment",
     )
+    make_texts: dict[str, Any] | None = Field(
+        default=None,
+        description="texts made from transcripts: kind (drop_words, swap_words, function, command),"
+        " n_views, share; see serkit.experiment.view_makers",
+    )
+    speak: dict[str, Any] | None = Field(
+        default=None,
+        description="texts said in other voices: back_end (espeak, module:function), voices, texts",
+    )
+    text_features: str | None = Field(
+        default=None,
+        description="folder or .npz of token vectors of other texts, by utterance id, for text.name"
+        " = precomputed",
+    )
     voices: Literal["training", "any"] = Field(
         default="training",
         description="training: no fold hears sounds in the voice of its dev or test speakers",
@@ -142,7 +156,8 @@ class AugmentedConfig(Strict):
     @property
     def names_views(self) -> bool:
         """Tell whether there are to be any; a preset may only say in whose voices."""
-        return not (self.audio is None and self.texts is None and self.make is None)
+        tables = (self.make, self.make_texts, self.speak)
+        return any(one is not None for one in (self.audio, self.texts, self.text_features, *tables))
 
 
 class ProtocolConfig(Strict):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -15,8 +16,10 @@ from torch import Tensor
 from serkit.experiment.config import ConfigError, ExperimentConfig
 from serkit.experiment.progress import Progress
 from serkit.experiment.reading import CorpusPart
+from serkit.experiment.run_folder import write_json
 from serkit.features.cache import ExtractedFeatures, Extractor, extract_features
 from serkit.features.pitch import f0_statistics, normalise_log_f0
+from serkit.features.text import PrecomputedText
 from serkit.features.text_cache import ExtractedText, extract_texts
 from serkit.features.views import SegmentsView, View, view_from_dict
 from serkit.labels import LabelSpace, targets
@@ -35,6 +38,7 @@ __all__ = [
     "mark_speakers",
     "parts_with_pitch",
     "refuse_segments",
+    "require_same_vectors",
     "sound_settings",
     "speakers_of",
     "spell",
@@ -204,11 +208,15 @@ def encode_transcripts(
     Raises
     ------
     InputError
-        If utterances have no transcript, or are cut into segments.
+        If utterances have no transcript, or no vectors where those are precomputed, or are cut into
+        segments.
     """
     if recognizer.text_encoder is None:
         return None
     refuse_segments(recognizer.view, "text")
+    if isinstance(recognizer.text_encoder, PrecomputedText):
+        progress.say(f"token vectors of {len(utterances)} utterances are read, not computed")
+        return recognizer.text_encoder.read([u.id for u in utterances])
     missing = [u.id for u in utterances if u.transcript is None]
     if missing:
         raise InputError(
@@ -217,6 +225,26 @@ def encode_transcripts(
         )
     texts = [str(u.transcript) for u in utterances]
     return encode_texts(recognizer, texts, cache_dir=cache_dir, progress=progress)
+
+
+def require_same_vectors(out: Path, recognizer: Recognizer) -> None:
+    """Refuse to go on with a run whose precomputed token vectors were others when it began.
+
+    Raises
+    ------
+    ConfigError
+        If they were.
+    """
+    if not isinstance(recognizer.text_encoder, PrecomputedText):
+        return
+    config = recognizer.text_encoder.config
+    path, content = out / "text.json", {"sha256": config.sha256, "n_features": config.n_features}
+    if path.exists() and json.loads(path.read_text(encoding="utf-8")) != content:
+        raise ConfigError(
+            f"{out}: was begun with other token vectors than there are in {config.folder} now: "
+            "choose another --out, or bring them back"
+        )
+    write_json(path, content)
 
 
 def encode_texts(

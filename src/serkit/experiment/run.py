@@ -61,6 +61,7 @@ from serkit.experiment.examples import (
     mark_emotions,
     mark_speakers,
     parts_with_pitch,
+    require_same_vectors,
     speakers_of,
     spell,
 )
@@ -167,6 +168,8 @@ def _run(
     symbols = find_symbols(config, part)
     recognizer_config = _recognizer_config(config, labels, part, symbols)
     recognizer = Recognizer(recognizer_config)
+    if recognizer.reads_vectors:  # now that they are identified, no member has to
+        recognizer_config = replace(recognizer_config, text=recognizer.text_settings())
     if part.authors is not None:
         features = [part.authors.extracted(recognizer, part.utterances)]
     else:
@@ -191,6 +194,7 @@ def _run(
     )
     # Only now is there something to go on with: a wrong folder or split leaves no run behind.
     begin_run(out, config, lock, resume=resume)
+    require_same_vectors(out, recognizer)
     write_folds_csv(folds, out / "folds.csv")
     write_json(out / "leaks.json", {"ok": True} | leaks.to_dict())
     protocol = _protocol(config, folds, leaks)

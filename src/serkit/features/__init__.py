@@ -11,6 +11,7 @@ from typing import Any
 
 from serkit.features.fbank import FBANK_PRESETS, Fbank, FbankConfig
 from serkit.features.mfcc import MFCC_PRESETS, Mfcc, MfccConfig
+from serkit.features.none import NoSound, NoSoundConfig
 from serkit.features.speech_encoder import SpeechEncoder, SpeechEncoderConfig
 from serkit.features.speech_parts import SPEECH_PARTS_PRESETS, SpeechParts, SpeechPartsConfig
 from serkit.features.tf_mfcc import TF_MFCC_PRESETS, TfMfcc, TfMfccConfig
@@ -19,12 +20,13 @@ from serkit.types import InputError
 
 __all__ = ["FRONT_ENDS", "FrontEnd", "build_front_end", "front_end_to_dict"]
 
-FrontEnd = Fbank | Mfcc | SpeechEncoder | SpeechParts | TfMfcc
+FrontEnd = Fbank | Mfcc | NoSound | SpeechEncoder | SpeechParts | TfMfcc
 
 # name -> (module, config class, presets)
 FRONT_ENDS: dict[str, tuple[type[FrontEnd], type[Any], dict[str, Any]]] = {
     "fbank": (Fbank, FbankConfig, FBANK_PRESETS),
     "mfcc": (Mfcc, MfccConfig, MFCC_PRESETS),
+    "none": (NoSound, NoSoundConfig, {}),
     "speech_encoder": (SpeechEncoder, SpeechEncoderConfig, {}),
     "speech_parts": (SpeechParts, SpeechPartsConfig, SPEECH_PARTS_PRESETS),
     "tf_mfcc": (TfMfcc, TfMfccConfig, TF_MFCC_PRESETS),

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from serkit.audio import file_sha256
@@ -29,10 +29,12 @@ from serkit.types import InputError, MissingExtraError
 
 __all__ = [
     "build_network",
+    "build_whisper_encoder",
     "complete_architecture",
     "find_folder",
     "hidden_size",
     "load_network",
+    "load_whisper_encoder",
     "parameter_groups",
     "quiet",
     "read_json",
@@ -225,6 +227,72 @@ def load_network(
     return loaded
 
 
+def build_whisper_encoder(architecture: Mapping[str, Any], *, where: str) -> nn.Module:
+    """Build the encoder half of Whisper with random weights.
+
+    Parameters
+    ----------
+    where
+        How messages call the architecture.
+
+    Raises
+    ------
+    InputError
+        If the architecture is not one.
+    """
+    config = _config(architecture, where=where)
+    from transformers.models.whisper.modeling_whisper import WhisperEncoder
+
+    try:
+        with quiet():
+            encoder: nn.Module = WhisperEncoder(config)
+    except (ValueError, TypeError, RuntimeError, KeyError) as error:
+        raise InputError(f"{where}: not a working architecture ({_one_line(error)})") from None
+    return encoder
+
+
+def load_whisper_encoder(folder: Path, architecture: Mapping[str, Any]) -> nn.Module:
+    """Build the encoder half of Whisper with the weights in a folder of any Whisper.
+
+    Parameters
+    ----------
+    architecture
+        As :func:`complete_architecture` gives it, or with fewer layers or positions.
+
+    Raises
+    ------
+    InputError
+        If there are no safetensors weights, or they are damaged or do not fit.
+    """
+    encoder = build_whisper_encoder(architecture, where=str(folder / "config.json"))
+    files = _weight_files(folder)
+    wanted = encoder.state_dict()
+    found: dict[str, torch.Tensor] = {}
+    try:
+        for file in files:
+            with safe_open(file, framework="pt") as stored:
+                for key in stored.keys():
+                    name = re.sub(r"^(model\.)?encoder\.", "", key)
+                    if name != key and name in wanted:
+                        found[name] = stored.get_tensor(key).float()
+        if "embed_positions.weight" in found:
+            n_positions = len(wanted["embed_positions.weight"])
+            found["embed_positions.weight"] = found["embed_positions.weight"][:n_positions]
+        missing = sorted(wanted.keys() - found.keys())
+        if not missing:
+            encoder.load_state_dict(found)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise InputError(
+            f"{files[0]}: weights are damaged or do not fit config.json ({_one_line(error)})"
+        ) from None
+    if missing:
+        raise InputError(
+            f"{files[0]}: {len(missing)} of {len(wanted)} tensors that config.json asks for are "
+            f"missing, the first is {missing[0]}: fetch the folder again"
+        )
+    return encoder
+
+
 def weights_sha256(folder: Path, *, expected: str | None, where: str) -> str:
     """Identify the weights in a folder: the hash of the file, or of the hashes of its parts.
 
@@ -301,7 +369,8 @@ def hidden_size(architecture: Mapping[str, Any] | None, *, model: str, where: st
             f"{where}.architecture of '{model}' is not known yet: use the config of the built "
             "encoder"
         )
-    return int(architecture["hidden_size"])
+    # Whisper's own name for it is another.
+    return int(architecture.get("hidden_size") or architecture["d_model"])
 
 
 def _require_transformers() -> None:

@@ -8,15 +8,20 @@ and ``forward(ids, n_tokens)`` gives ``(text, n_tokens)``. Its config names the 
   is kept in the config, as the one string that ``tokenizer.json`` is (about half a megabyte for
   BERT, one for RoBERTa, ten or more for XLM-RoBERTa), so that a checkpoint needs no folder.
 * ``small``: bytes, an embedding and a recurrent layer, to be trained from scratch.
+* ``precomputed``: no network here; vectors that were computed elsewhere, by utterance id. A folder
+  of them is what :func:`write_text_features` writes: one ``<id>.npy`` (n_tokens, n_features) each.
+  So is one ``.npz`` file with the arrays ``ids`` (n,), ``lengths`` (n,), in tokens, and ``values``
+  (sum of lengths, n_features).
 
 Transcripts are cleaned by :func:`serkit.transcripts.clean_transcript` before they are tokenized.
-Vectors computed elsewhere are read by :func:`read_text_features`.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Sequence
+import zipfile
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -25,10 +30,11 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from serkit.audio import file_sha256
 from serkit.features.pretrained import (
     build_network,
     complete_architecture,
@@ -39,18 +45,26 @@ from serkit.features.pretrained import (
     read_json,
     weights_sha256,
 )
+from serkit.features.text_cache import ExtractedText
+from serkit.files import replacing
 from serkit.settings import checked
+from serkit.transcripts import clean_transcript
 from serkit.types import InputError
 
 __all__ = [
     "TEXT_ENCODERS",
+    "AnyTextEncoder",
+    "PrecomputedText",
+    "PrecomputedTextConfig",
     "SmallTextEncoder",
     "SmallTextEncoderConfig",
     "TextEncoder",
     "TextEncoderConfig",
     "build_text_encoder",
+    "build_text_input",
     "read_text_features",
     "text_encoder_to_dict",
+    "write_text_features",
 ]
 
 FAMILIES = ("bert", "roberta", "xlm-roberta")
@@ -243,11 +257,157 @@ class SmallTextEncoder(nn.Module):
         return text, n_tokens
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrecomputedTextConfig:
+    """Where the vectors of a corpus lie, and what they are.
+
+    Attributes
+    ----------
+    folder
+        Folder or ``.npz`` file; see the module's page.
+    sha256
+        Hash of all of them. Filled in; where it is given, others are refused.
+    width
+        Of a token's vector, filled in. Where it is given, the folder is not needed until the
+        vectors of a corpus are read.
+    """
+
+    folder: str
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
+    width: PositiveInt | None = None
+
+    @property
+    def n_features(self) -> int:
+        """Width of one token; known once the encoder has been built.
+
+        Raises
+        ------
+        InputError
+            If ``width`` is not filled in.
+        """
+        if self.width is None:
+            raise InputError(
+                f"text.width of the vectors in '{self.folder}' is not known yet: use the config of "
+                "the built encoder"
+            )
+        return self.width
+
+
+class PrecomputedText(nn.Module):
+    """Stands where a text encoder would, for vectors that were computed elsewhere.
+
+    Parameters
+    ----------
+    config
+        See :class:`PrecomputedTextConfig`; the attribute ``config`` is the completed one.
+
+    Raises
+    ------
+    InputError
+        If there are no vectors, others than expected, or they cannot be read.
+    """
+
+    def __init__(self, config: PrecomputedTextConfig) -> None:
+        super().__init__()
+        if config.width is None:
+            path = Path(config.folder).expanduser()
+            got = _vectors_sha256(path)
+            if config.sha256 not in (None, got):
+                raise InputError(
+                    f"text.sha256 is {config.sha256}, but the vectors in {path} have {got}: they "
+                    "were computed again"
+                )
+            config = replace(config, sha256=got, width=_any_vectors(path).shape[1])
+        self.config = config
+
+    @property
+    def has_trainable_parameters(self) -> bool:
+        """Whether training changes the vectors: never."""
+        return False
+
+    def read(self, ids: Sequence[str]) -> ExtractedText:
+        """Read the vectors of utterances.
+
+        Raises
+        ------
+        InputError
+            If utterances have none, or theirs cannot be used.
+        """
+        stored = self.find(ids)
+        missing = [identity for identity in ids if identity not in stored]
+        if missing:
+            raise InputError(
+                f"text.folder: {len(missing)} of {len(ids)} utterances have no vectors in "
+                f"{self.config.folder}, the first is {missing[0]}: compute them too"
+            )
+        rows = [stored[identity] for identity in ids]
+        return ExtractedText(np.concatenate(rows), np.array([len(row) for row in rows]))
+
+    def find(self, ids: Sequence[str]) -> dict[str, NDArray[np.float32]]:
+        """Find the vectors, (n_tokens, n_features) each, of those utterances that have any.
+
+        Raises
+        ------
+        InputError
+            If some cannot be used.
+        """
+        path = Path(self.config.folder).expanduser()
+        if path.is_file():
+            archive = _read_archive(path)
+            found = {identity: archive[identity] for identity in ids if identity in archive}
+        else:
+            _require_vectors(path)
+            files = {identity: path / f"{identity}.npy" for identity in ids}
+            found = {i: read_text_features(f) for i, f in files.items() if f.is_file()}
+        for identity, row in found.items():
+            if row.shape[1] != self.config.n_features:
+                raise InputError(
+                    f"text.folder: the vectors of {identity} in {path} have {row.shape[1]} "
+                    f"numbers, others {self.config.n_features}: they are of several encoders"
+                )
+        return found
+
+    def tokenize(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Refuse texts: there is no network here that could read them.
+
+        Raises
+        ------
+        InputError
+            Always.
+        """
+        raise InputError(
+            f"got {len(texts)} texts, but this recognizer reads vectors that were computed "
+            "elsewhere, and does not hold the network that computed them: give vectors"
+        )
+
+    def forward(self, text: Tensor, n_tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Give the vectors as they are; shapes as those of :meth:`TextEncoder.forward`'s result."""
+        return text, n_tokens
+
+
+AnyTextEncoder = TextEncoder | SmallTextEncoder | PrecomputedText
+
 # name -> (module, config class)
 TEXT_ENCODERS: dict[str, tuple[type[TextEncoder | SmallTextEncoder], type[Any]]] = {
     "pretrained": (TextEncoder, TextEncoderConfig),
     "small": (SmallTextEncoder, SmallTextEncoderConfig),
 }
+
+
+def build_text_input(name: str, settings: dict[str, Any]) -> AnyTextEncoder:
+    """Build a text encoder, or what stands in its place where vectors are precomputed.
+
+    Raises
+    ------
+    InputError
+        If the name or a setting is unknown, or a value is of the wrong kind.
+    """
+    if name == "precomputed":
+        return PrecomputedText(checked(PrecomputedTextConfig, settings, where="text"))
+    if name not in TEXT_ENCODERS:
+        names = ", ".join(sorted([*TEXT_ENCODERS, "precomputed"]))
+        raise InputError(f"text.name is '{name}', expected one of {names}")
+    return build_text_encoder(name, settings)
 
 
 def build_text_encoder(name: str, settings: dict[str, Any]) -> TextEncoder | SmallTextEncoder:
@@ -266,9 +426,39 @@ def build_text_encoder(name: str, settings: dict[str, Any]) -> TextEncoder | Sma
     return module(checked(config_class, settings, where="text"))
 
 
-def text_encoder_to_dict(encoder: TextEncoder | SmallTextEncoder) -> dict[str, Any]:
-    """Give the settings that :func:`build_text_encoder` rebuilds the encoder from."""
+def text_encoder_to_dict(encoder: AnyTextEncoder) -> dict[str, Any]:
+    """Give the settings that :func:`build_text_input` rebuilds the encoder from."""
     return asdict(encoder.config)
+
+
+@torch.inference_mode()
+def write_text_features(
+    folder: Path | str, encoder: TextEncoder | SmallTextEncoder, texts: Mapping[str, str]
+) -> Path:
+    """Write the vectors of utterances where ``[text] name = "precomputed"`` finds them.
+
+    Parameters
+    ----------
+    folder
+        Made where it does not exist.
+    encoder
+        What reads the texts, cleaned, each alone.
+    texts
+        Utterance id -> what is said.
+
+    Returns
+    -------
+    The folder.
+    """
+    folder = Path(folder)
+    encoder.eval()
+    for identity, text in texts.items():
+        vectors, _ = encoder(*encoder.tokenize([clean_transcript(text)]))
+        path = folder / f"{identity}.npy"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as part, part.open("wb") as file:
+            np.save(file, vectors[0].cpu().numpy())
+    return folder
 
 
 def read_text_features(path: Path | str, *, n_tokens: int | None = None) -> NDArray[np.float32]:
@@ -313,6 +503,57 @@ def read_text_features(path: Path | str, *, n_tokens: int | None = None) -> NDAr
             "it again with the same tokenizer from the same cleaned text"
         )
     return vectors.astype(np.float32)
+
+
+def _require_vectors(path: Path) -> list[Path]:
+    """List the files of a folder of vectors."""
+    files = sorted(path.rglob("*.npy")) if path.is_dir() else []
+    if not files:
+        raise InputError(
+            f"text.folder: no vectors in {path}: expected a folder with a .npy file for each "
+            "utterance id, or an .npz file"
+        )
+    return files
+
+
+def _vectors_sha256(path: Path) -> str:
+    """Identify vectors: the hash of the file, or of the names and hashes of all of the folder."""
+    if path.is_file():
+        return file_sha256(path)
+    names = [(file.relative_to(path).as_posix(), file) for file in _require_vectors(path)]
+    rows = [[name, file_sha256(file)] for name, file in names]
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+
+
+def _any_vectors(path: Path) -> NDArray[np.float32]:
+    """Read the vectors of one utterance."""
+    if path.is_file():
+        return next(iter(_read_archive(path).values()))
+    return read_text_features(_require_vectors(path)[0])
+
+
+def _read_archive(path: Path) -> dict[str, NDArray[np.float32]]:
+    """Read the vectors in an ``.npz`` file, by utterance id."""
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            ids, lengths, values = (stored[name] for name in ("ids", "lengths", "values"))
+    except (OSError, ValueError, EOFError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        raise InputError(
+            f"{path}: no readable .npz file with the arrays ids, lengths and values "
+            f"({' '.join(str(error).split())[:200]})"
+        ) from None
+    fits = ids.ndim == lengths.ndim == 1 and values.ndim == 2 and len(ids) == len(lengths) > 0
+    numbers = lengths.dtype.kind in "iu" and values.dtype.kind == "f"
+    if not (fits and numbers and lengths.min() > 0 and lengths.sum() == len(values)):
+        raise InputError(
+            f"{path}: ids {ids.shape}, lengths {lengths.shape} and values {values.shape} do not "
+            "fit, expected (n,) of strings, (n,) of positive whole numbers, and floating-point "
+            "(sum of lengths, n_features)"
+        )
+    if not np.isfinite(values).all():
+        raise InputError(f"{path}: holds NaN or infinite values: compute it again")
+    rows = np.split(values.astype(np.float32), np.cumsum(lengths)[:-1])
+    return dict(zip(map(str, ids), rows, strict=True))
 
 
 def _padded(rows: Sequence[list[int]], *, value: int) -> tuple[Tensor, Tensor]:

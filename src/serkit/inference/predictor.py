@@ -22,6 +22,7 @@ from typing import Any, Literal, Protocol
 import torch
 
 from serkit.audio import SOUND_SUFFIXES, Waveform, find_sound_files, load_audio
+from serkit.features.text import read_text_features
 from serkit.machine import usable_cores
 from serkit.recognizer import Recognizer
 from serkit.types import InputError, Prediction
@@ -33,6 +34,7 @@ __all__ = [
     "collect_files",
     "format_rows",
     "predict_files",
+    "text_features_of_files",
     "texts_of_files",
 ]
 
@@ -133,6 +135,35 @@ def texts_of_files(
     return texts
 
 
+def text_features_of_files(files: Sequence[Path], given: Path | None) -> dict[Path, Path] | None:
+    """Find the token vectors of what is said in files, for recognizers that read such.
+
+    Parameters
+    ----------
+    given
+        A ``.npy`` file for the one file that there is, or a folder with one named after each.
+
+    Returns
+    -------
+    vectors : sound file -> ``.npy`` file, which may be missing; ``None`` if nothing is given
+
+    Raises
+    ------
+    InputError
+        If one file is given for several.
+    """
+    if given is None:
+        return None
+    if given.is_dir():
+        return {path: given / f"{path.stem}.npy" for path in files}
+    if len(files) != 1:
+        raise InputError(
+            f"--text-features {given}: one file for {len(files)} sound files: give a folder with a "
+            ".npy file named after each"
+        )
+    return {files[0]: given}
+
+
 def predict_files(
     recognizer: Recognizer,
     files: Sequence[Path],
@@ -140,6 +171,7 @@ def predict_files(
     n_workers: int | None = None,
     texts: Mapping[Path, str] | None = None,
     transcribe: Transcriber | None = None,
+    text_features: Mapping[Path, Path] | None = None,
 ) -> Iterator[PredictionRow]:
     """Recognise files, in order, as they are done.
 
@@ -152,10 +184,14 @@ def predict_files(
     transcribe
         Asked for what is said in files without a text, if the recognizer reads; called from
         several threads. A row made this way has a note with what it heard.
+    text_features
+        Files with the token vectors of what is said, for a recognizer that reads such.
     """
 
     def one(path: Path) -> PredictionRow:
         try:
+            if recognizer.reads_vectors:
+                return PredictionRow(str(path), _predict_vectors(recognizer, path, text_features))
             text = None if texts is None else texts.get(path)
             if recognizer.text_encoder is None or text is not None:
                 return PredictionRow(str(path), recognizer.predict_file(path, text=text))
@@ -184,6 +220,14 @@ def _predict_heard(recognizer: Recognizer, path: Path, transcribe: Transcriber) 
     text = transcribe(waveform, sample_rate)
     prediction = recognizer.predict(waveform, sample_rate, name=str(path), text=text)
     return replace(prediction, notes=(*prediction.notes, f"heard: {text}"))
+
+
+def _predict_vectors(
+    recognizer: Recognizer, path: Path, text_features: Mapping[Path, Path] | None
+) -> Prediction:
+    file = None if text_features is None else text_features.get(path)
+    vectors = None if file is None else read_text_features(file)
+    return recognizer.predict_file(path, text_features=vectors)
 
 
 def _read_texts(path: Path) -> dict[str, str]:
