@@ -21,6 +21,7 @@ from typing import Literal
 import costs
 import networks
 import protocols
+import variants
 from claims import EXPERIMENTS, Group, Result, read_groups
 
 from serkit.types import InputError
@@ -28,7 +29,10 @@ from serkit.types import InputError
 DOCS = EXPERIMENTS.parent / "docs"
 
 # What the experiments of a folder differ in.
-KINDS: dict[str, Literal["protocols", "networks"]] = {
+Kind = Literal["protocols", "networks", "variants"]
+
+KINDS: dict[str, Kind] = {
+    "decomposed": "variants",
     "light_sernet": "protocols",
     "moe": "networks",
     "timnet": "protocols",
@@ -101,6 +105,7 @@ def keep(run: Path, experiments: Path) -> str:
         "per_class": metrics["per_class"],
         "per_fold": [{k: f[k] for k in ("name", "uar", "war")} for f in metrics["per_fold"]],
         "experts": described.get("experts", {}),
+        "heard": described.get("heard", {}),
         "config": config,
     }
     results = experiments / "results"
@@ -119,18 +124,23 @@ def compare(runs: Mapping[str, Path], experiments: Path) -> None:
     """Test the networks whose runs are at hand, name -> run folder, in pairs."""
     for group in _groups(experiments, "networks"):
         networks.compare(group, runs, experiments)
+    for group in _groups(experiments, "variants"):
+        variants.compare(group, runs, experiments)
 
 
 def page(experiments: Path = EXPERIMENTS) -> str:
     """Write the page from what was kept."""
     by_protocol = _groups(experiments, "protocols")
     by_network = _groups(experiments, "networks")
-    results = [result for group in by_protocol + by_network for result in group.results]
+    by_variant = _groups(experiments, "variants")
+    groups = by_protocol + by_network + by_variant
+    results = [result for group in groups for result in group.results]
     return "\n".join(
         [
             HEAD,
             *map(protocols.section, by_protocol),
             *(networks.section(group, experiments) for group in by_network),
+            *(variants.section(group, experiments) for group in by_variant),
             costs.section(experiments),
             _reproduction(sorted(results, key=lambda r: r["name"])),
             TAIL + protocols.under_trained(by_protocol),
@@ -144,14 +154,14 @@ def figures(experiments: Path = EXPERIMENTS) -> dict[str, str]:
     return {protocols.figure_name(group): protocols.figure(group) for group in groups}
 
 
-def _groups(experiments: Path, kind: Literal["protocols", "networks"]) -> list[Group]:
+def _groups(experiments: Path, kind: Kind) -> list[Group]:
     """Read the groups of one kind."""
     groups = read_groups(experiments)
     for group in groups:
         if group.folder not in KINDS:
             raise InputError(
                 f"experiments/{group.folder}: has no place in KINDS: say whether its experiments "
-                "differ in protocols or in networks"
+                "differ in protocols, networks or variants"
             )
     return [group for group in groups if KINDS[group.folder] == kind]
 
