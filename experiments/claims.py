@@ -12,9 +12,11 @@ from serkit.corpora.splits import SENTENCES_SHARED, SPEAKER_DEPENDENT, protocol_
 from serkit.experiment.config import ExperimentConfig, load_experiment
 from serkit.types import InputError
 
-__all__ = ["EXPERIMENTS", "Claim", "Group", "Result", "count", "read_groups", "results_of"]
+__all__ = ["EXPERIMENTS", "OTHER", "Claim", "Group", "Result", "count", "read_groups", "results_of"]
 
 EXPERIMENTS = Path(__file__).resolve().parent
+
+OTHER = "trainings"  # folder of experiments on something else than emotion in voices
 
 Result = dict[str, Any]
 
@@ -124,6 +126,8 @@ def read_groups(experiments: Path) -> list[Group]:
     claims: dict[tuple[str, str], list[Claim]] = {}
     for path in sorted(experiments.glob("*/*.toml")):
         folder = path.parent.name
+        if folder == OTHER:
+            continue
         config = load_experiment(path)
         if config.name != f"{folder}-{path.stem}":
             raise InputError(

@@ -20,6 +20,7 @@ from typing import Literal
 
 import costs
 import networks
+import other_trainings
 import protocols
 import variants
 from claims import EXPERIMENTS, Group, Result, read_groups
@@ -142,6 +143,7 @@ def page(experiments: Path = EXPERIMENTS) -> str:
             *(networks.section(group, experiments) for group in by_network),
             *(variants.section(group, experiments) for group in by_variant),
             costs.section(experiments),
+            other_trainings.section(experiments),
             _reproduction(sorted(results, key=lambda r: r["name"])),
             TAIL + protocols.under_trained(by_protocol),
         ]
@@ -186,7 +188,9 @@ def summarise(runs: Sequence[Path], experiments: Path = EXPERIMENTS, docs: Path 
     """Keep what the finished of these runs claim, and write the page and its figures."""
     kept = {}
     for run in runs:
-        if is_finished(run):
+        if is_finished(run) and other_trainings.is_other(run):
+            other_trainings.keep(run, experiments)
+        elif is_finished(run):
             kept[keep(run, experiments)] = run
         else:
             print(f"{run}: no finished run, left out")

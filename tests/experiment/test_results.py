@@ -14,6 +14,7 @@ from comparisons import find_comparison, update_comparisons
 from gap_figure import GapRow, draw_gap
 
 from serkit.experiment.config import load_experiment
+from serkit.experiment.tasks import load_task
 from serkit.training.objectives import Term
 from serkit.types import InputError
 
@@ -487,3 +488,15 @@ def test_the_example_of_robustness_is_what_was_measured():
     assert f"answering *{baseline['label']}* gives {100 * baseline['uar']:.1f}" in " ".join(
         text.split()
     )
+
+
+def test_other_trainings_are_shown_with_what_they_say_of_themselves():
+    section = PAGE.partition("## Other trainings")[2].partition("## What was run")[0]
+    kept = sorted((EXPERIMENTS / "trainings").glob("*.json"))
+    assert kept
+    for path in kept:
+        result = json.loads(path.read_text(encoding="utf-8"))
+        assert result["name"] == path.stem
+        assert path.with_suffix(".toml").exists()
+        assert f"**[{result['system']}](../experiments/trainings/{path.stem}.toml)**" in section
+        assert load_task(path.with_suffix(".toml")).name == path.stem
