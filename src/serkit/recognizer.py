@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,6 +26,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from serkit.audio import Channel, Waveform, load_audio, require_sound, resample
 from serkit.features import FrontEnd, build_front_end, front_end_to_dict
+from serkit.features.none import NoSound
 from serkit.features.normalise import FeatureNorm, Normalise, PitchNorm
 from serkit.features.speech_encoder import SpeechEncoder
 from serkit.features.text import (
@@ -120,6 +121,11 @@ class Recognizer(nn.Module):
         front_end = dict(config.front_end)
         self.front_end_name = front_end.pop("name")
         self.front_end = build_front_end(self.front_end_name, front_end)
+        if not self.listens and config.text is None:
+            raise InputError(
+                "front_end.name = 'none' is for recognizers that read: add [text], or choose a "
+                "front end"
+            )
         # A front end with weights to be trained works inside of forward; what is computed once for
         # all epochs then is the sound itself.
         self.front_end_learns = any(p.requires_grad for p in self.front_end.parameters())
@@ -191,6 +197,11 @@ class Recognizer(nn.Module):
     def text_learns(self) -> bool:
         """Tell whether the text encoder is trained."""
         return self.text_encoder is not None and self.text_encoder.has_trainable_parameters
+
+    @property
+    def listens(self) -> bool:
+        """Tell whether it has a front end for sound; one that has none reads only."""
+        return not isinstance(self.front_end, NoSound)
 
     @property
     def reads_vectors(self) -> bool:
@@ -493,6 +504,20 @@ class Recognizer(nn.Module):
             model=str(self.config.trained_on.get("name", self.config.system)),
             notes=notes,
         )
+
+    def predict_text(self, text: str, *, name: str = "text") -> Prediction:
+        """Recognise the emotion of words alone, for a recognizer that does not listen.
+
+        Raises
+        ------
+        InputError
+            If it listens, or reads vectors instead of words.
+        """
+        if self.listens:
+            raise InputError(f"{name}: this recognizer listens: give a sound file as well")
+        unheard = np.ones(1, dtype=np.float32)
+        prediction = self.predict(unheard, self.sample_rate, name=name, text=text)
+        return replace(prediction, end_s=0.0)
 
     def _require_words(
         self, name: str, text: str | None, text_features: NDArray[np.float32] | None

@@ -230,6 +230,10 @@ def _refuse_useless(
             f"loss = 'info_nce' and against = '{_OUTPUT}', or leave [augmented] out"
         )
     _refuse_unread(wanted, recognizer)
+    if not recognizer.listens and (wanted.audio or wanted.make or wanted.speak):
+        raise ConfigError(
+            "front_end.name = 'none' hears nothing: leave augmented.audio, make and speak out"
+        )
     if part.authors is not None:
         raise ConfigError(
             "[augmented] is for sound, and corpus.features gives none: leave one of them out"

@@ -280,7 +280,7 @@ def load_whisper_encoder(folder: Path, architecture: Mapping[str, Any]) -> nn.Mo
             found["embed_positions.weight"] = found["embed_positions.weight"][:n_positions]
         missing = sorted(wanted.keys() - found.keys())
         if not missing:
-            encoder.load_state_dict(found)
+            encoder.load_state_dict(found, assign=True)  # mapped from the file, not copied
     except (OSError, RuntimeError, SafetensorError) as error:
         raise InputError(
             f"{files[0]}: weights are damaged or do not fit config.json ({_one_line(error)})"

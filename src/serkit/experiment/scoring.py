@@ -1,0 +1,227 @@
+"""One checkpoint judged on a manifest: a predictions table with the truth beside what it says.
+
+Any checkpoint will do, one made of other people's weights too. ``serkit evaluate`` and ``serkit
+compare`` read the table. Nothing here knows whom a checkpoint was trained on beyond what it says
+itself, so nothing keeps those speakers apart: that is for the manifest to do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serkit.audio import load_audio
+from serkit.corpora.manifest import import_manifest
+from serkit.evaluation.predictions import Predictions, write_predictions
+from serkit.experiment.progress import Progress, Quiet
+from serkit.experiment.reading import beside_corpora
+from serkit.features.text import PrecomputedText
+from serkit.labels import map_label
+from serkit.machine import usable_cores
+from serkit.recognizer import Recognizer, load_recognizer
+from serkit.training.workers import one_thread
+from serkit.types import InputError, Utterance
+
+__all__ = ["ScoredManifest", "score_manifest"]
+
+Vectors = Mapping[str, NDArray[np.float32]]
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredManifest:
+    """What was written, and what to mind about it."""
+
+    path: Path
+    n_utterances: int
+    notes: tuple[str, ...]
+
+    def lines(self) -> list[str]:
+        """Sentences for people."""
+        return [*(f"mind: {note}" for note in self.notes), f"predictions: {self.path}"]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain objects for JSON."""
+        return {
+            "predictions": str(self.path),
+            "n_utterances": self.n_utterances,
+            "notes": list(self.notes),
+        }
+
+
+def score_manifest(
+    model: Path | str,
+    manifest: Path | str,
+    out: Path | str,
+    *,
+    corpora_dir: Path | None = None,
+    label_map: Mapping[str, str] | None = None,
+    text_features: Path | str | None = None,
+    n_workers: int | None = None,
+    progress: Progress | None = None,
+) -> ScoredManifest:
+    """Let a checkpoint recognise the utterances of a manifest, and write down scores and truth.
+
+    Parameters
+    ----------
+    model
+        Checkpoint folder, run folder, or name.
+    manifest
+        A table of utterances, ours or another toolkit's.
+    out
+        The predictions table to write (CSV).
+    corpora_dir
+        Where a manifest of a relative name is looked for if it is not here.
+    label_map
+        Classes of the manifest that count as others: ``{"excited": "happy"}``.
+    text_features
+        Folder or ``.npz`` file of token vectors by utterance id, for checkpoints that were trained
+        on precomputed ones.
+    n_workers
+        Utterances at a time; default: one per core.
+
+    Raises
+    ------
+    InputError
+        If the checkpoint or the manifest cannot be used, no utterance has a class that the
+        checkpoint knows, or utterances cannot be recognised: names the first and counts the rest.
+    """
+    progress = progress or Quiet()
+    manifest = beside_corpora(str(manifest), corpora_dir)
+    recognizer = load_recognizer(model)
+    multi = recognizer.config.multi_label
+    table = import_manifest(manifest)
+    judged: list[tuple[Utterance, str]] = []
+    for utterance in table:
+        label = map_label(
+            utterance.label, mapping=label_map or {}, keep=recognizer.labels.classes, multi=multi
+        )
+        if label is not None:
+            judged.append((utterance, label))
+    if not judged:
+        labels = sorted({str(u.label) for u in table if u.label})
+        raise InputError(
+            f"{manifest}: no utterance has a label among the classes of {model}, "
+            f"{', '.join(recognizer.labels.classes)}: it has {', '.join(labels) or 'none'}; name "
+            "them as the checkpoint does, or map them"
+        )
+    utterances = [utterance for utterance, _ in judged]
+    vectors = _vectors(recognizer, utterances, text_features)
+    scores = _scores(recognizer, utterances, vectors, n_workers=n_workers, progress=progress)
+    write_predictions(out, _table(recognizer, judged, scores))
+    notes = _notes(recognizer, n_judged=len(judged), n=len(table))
+    return ScoredManifest(Path(out), len(judged), notes)
+
+
+def _vectors(
+    recognizer: Recognizer, utterances: Sequence[Utterance], folder: Path | str | None
+) -> Vectors:
+    """Find the token vectors of utterances, for a recognizer that reads such."""
+    if not isinstance(recognizer.text_encoder, PrecomputedText):
+        return {}
+    if folder is None:
+        raise InputError(
+            "this checkpoint reads token vectors that were computed elsewhere: give the folder of "
+            "those of the manifest with --text-features (text_features=...)"
+        )
+    ids = [utterance.id for utterance in utterances]
+    config = replace(recognizer.text_encoder.config, folder=str(folder))
+    read = PrecomputedText(config).read(ids)
+    return dict(zip(ids, np.split(read.text, np.cumsum(read.n_tokens)[:-1]), strict=True))
+
+
+def _scores(
+    recognizer: Recognizer,
+    utterances: Sequence[Utterance],
+    vectors: Vectors,
+    *,
+    n_workers: int | None,
+    progress: Progress,
+) -> NDArray[np.float64]:
+    progress.stage("recognising", len(utterances))
+    rows: list[list[float]] = []
+    problems: list[str] = []
+    with one_thread(), ThreadPoolExecutor(n_workers or usable_cores()) as pool:
+        for done, row in enumerate(pool.map(partial(_score, recognizer, vectors), utterances), 1):
+            if isinstance(row, InputError):
+                problems.append(str(row))
+            else:
+                rows.append(row)
+            progress.advance(done)
+    if problems:
+        more = f" (and {len(problems) - 1} more of {len(utterances)})" if problems[1:] else ""
+        raise InputError(problems[0] + more)
+    scores = np.asarray(rows, dtype=np.float64)
+    if not recognizer.config.multi_label:
+        scores /= scores.sum(1, keepdims=True)  # float32 rounding
+    return scores
+
+
+def _score(
+    recognizer: Recognizer, vectors: Vectors, utterance: Utterance
+) -> list[float] | InputError:
+    try:
+        waveform, _ = load_audio(
+            utterance.path,
+            sample_rate=recognizer.sample_rate,
+            start_s=utterance.start_s,
+            end_s=utterance.end_s,
+            channel=recognizer.config.channel,
+        )
+        prediction = recognizer.predict(
+            waveform,
+            recognizer.sample_rate,
+            name=utterance.id,
+            text=utterance.transcript,
+            text_features=vectors.get(utterance.id),
+        )
+    except InputError as error:
+        return error
+    return list(prediction.scores.values())
+
+
+def _table(
+    recognizer: Recognizer, judged: Sequence[tuple[Utterance, str]], scores: NDArray[np.float64]
+) -> Predictions:
+    utterances = [utterance for utterance, _ in judged]
+    speakers = [u.speaker for u in utterances]
+    if set(speakers) == {"unknown"}:
+        speakers = [""] * len(speakers)  # else the evaluation would count one speaker
+    return Predictions.of(
+        ids=[u.id for u in utterances],
+        truth=[label for _, label in judged],
+        classes=recognizer.labels.classes,
+        scores=scores,
+        corpora=[u.corpus for u in utterances],
+        speakers=speakers,
+        multi_label=recognizer.config.multi_label,
+        extras={
+            "path": [str(u.path) for u in utterances],
+            "sentence": [u.sentence or "" for u in utterances],
+            "transcript": [u.transcript or "" for u in utterances],
+            "start_s": [f"{u.start_s:g}" for u in utterances],
+            "end_s": ["" if u.end_s is None else f"{u.end_s:g}" for u in utterances],
+        },
+    )
+
+
+def _notes(recognizer: Recognizer, *, n_judged: int, n: int) -> tuple[str, ...]:
+    trained_on = recognizer.config.trained_on
+    notes = [
+        f"trained on {trained_on.get('corpus', 'an unnamed corpus')}; nothing keeps its speakers "
+        "apart from those of the manifest"
+    ]
+    warnings = (trained_on.get("protocol") or {}).get("warnings") or ()
+    notes += [f"the checkpoint is: {warning}" for warning in warnings]
+    if n_judged < n:
+        notes.append(
+            f"{n - n_judged} of {n} utterances have a label that is not among the classes "
+            f"{', '.join(recognizer.labels.classes)}, and are left out"
+        )
+    return tuple(notes)
