@@ -468,6 +468,48 @@ def predict(
 
 
 @app.command()
+def score(
+    manifest: Annotated[Path, typer.Argument(help="Table of utterances with labels.")],
+    model: Annotated[str, typer.Option(help="Checkpoint folder, run folder, or name.")],
+    out: Annotated[Path, typer.Option(help="Predictions table to write (CSV).")],
+    label_map: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option("--map", help="A label in the model's words: --map excited=happy"),
+    ] = None,
+    text_features: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Folder of token vectors, for models trained on such."),
+    ] = None,
+    corpora_dir: CorporaDir = None,
+    jobs: Annotated[Optional[int], typer.Option(help="Files at a time.")] = None,  # noqa: UP045
+    as_json: Json = False,
+) -> None:
+    """Let a recognizer answer for utterances whose truth is known; evaluate reads the table."""
+    from serkit.experiment.scoring import score_manifest
+
+    pairs = [entry.partition("=") for entry in label_map or []]
+    wrong = [own for own, _, theirs in pairs if not (own and theirs)]
+    if wrong:
+        raise InputError(f"--map {wrong[0]}: expected label=model's label, such as excited=happy")
+    with _Bars(quiet=as_json) as bars:
+        result = score_manifest(
+            model,
+            manifest,
+            out,
+            corpora_dir=corpora_dir,
+            label_map={own: theirs for own, _, theirs in pairs},
+            text_features=text_features,
+            n_workers=jobs,
+            progress=bars,
+        )
+    if as_json:
+        _print_json(result.to_dict())
+        return
+    for line in result.lines():
+        print(line)
+
+
+@app.command()
 def transcribe(
     paths: Annotated[list[Path], typer.Argument(help="Sound files and folders.")],
     backend: Annotated[

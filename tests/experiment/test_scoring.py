@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from experiment.spoken_tones import RATE, spoken_tones
+from serkit.cli import app
 from serkit.evaluation.predictions import read_predictions
 from serkit.evaluation.summary import evaluate_tables
 from serkit.experiment.scoring import score_manifest
@@ -135,3 +137,15 @@ def test_files_that_cannot_be_used_are_counted(manifest, tmp_path):
     with pytest.raises(InputError, match=r"\.gone: no such file.* \(and 2 more of 16\)"):
         score_manifest(model, other, tmp_path / "said.csv", label_map=MAP)
     assert not (tmp_path / "said.csv").exists()
+
+
+def test_a_manifest_is_scored_and_evaluated_from_the_command_line(manifest, tmp_path):
+    model, out = checkpoint(tmp_path / "model"), tmp_path / "said.csv"
+    arguments = ["score", str(manifest), "--model", str(model), "--out", str(out)]
+    mapped = [word for pair in MAP.items() for word in ("--map", "=".join(pair))]
+    done = CliRunner().invoke(app, [*arguments, *mapped])
+    assert done.exit_code == 0, done.output
+    judged = CliRunner().invoke(app, ["evaluate", str(out)])
+    assert "UAR (UA)" in judged.output
+    wrong = CliRunner().invoke(app, [*arguments, "--map", "high-a"])
+    assert "expected label=model's label" in str(wrong.exception)
