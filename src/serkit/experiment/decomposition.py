@@ -39,10 +39,6 @@ from serkit.corpora import channel_of
 from serkit.corpora.leaks import check_leaks
 from serkit.corpora.manifest import CorpusError
 from serkit.corpora.splits import (
-    SPLITS,
-    SplitOptions,
-    make_folds,
-    read_folds_csv,
     write_folds_csv,
 )
 from serkit.evaluation.reconstruction_report import write_reconstruction_report
@@ -61,6 +57,7 @@ from serkit.experiment.decomposition_model import (
 )
 from serkit.experiment.decomposition_samples import draw_samples
 from serkit.experiment.examples import mark_speakers, speakers_of
+from serkit.experiment.folds import folds_of
 from serkit.experiment.parts_start import FOLDS_FOLDER
 from serkit.experiment.progress import Progress, Quiet
 from serkit.experiment.provenance import commit, machine, packages
@@ -398,22 +395,12 @@ def _folds(
     config: DecompositionConfig, utterances: Sequence[Utterance], hashes: dict[str, str]
 ) -> list[Fold]:
     """Say who is trained on in each training, by whom its epoch is chosen, whom it never hears."""
-    protocol = config.protocol
     if not config.per_fold:
-        return [_all_but_a_dev_part(protocol, utterances)]
-    if protocol.folds_file is not None:
-        return read_folds_csv(protocol.folds_file, utterances=utterances)
-    options = SplitOptions(
-        n_folds=protocol.n_folds,
-        n_sentence_folds=protocol.n_sentence_folds,
-        seed=protocol.split_seed,
-        dev=protocol.dev,
-        n_dev=protocol.n_dev,
-        dev_fraction=protocol.dev_fraction,
-    )
-    folds = make_folds(utterances, protocol.split, options)
-    separates = SPLITS[protocol.split].separates
-    check_leaks(utterances, folds, separates=separates, audio_hashes=hashes).raise_if_broken()
+        return [_all_but_a_dev_part(config.protocol, utterances)]
+    folds, separates = folds_of(config.protocol, utterances)
+    if config.protocol.folds_file is None:
+        leaks = check_leaks(utterances, folds, separates=separates, audio_hashes=hashes)
+        leaks.raise_if_broken()
     return folds
 
 

@@ -39,19 +39,15 @@ from serkit.corpora import channel_of
 from serkit.corpora.leaks import LeakReport, check_leaks
 from serkit.corpora.manifest import CorpusError
 from serkit.corpora.splits import (
-    SPLITS,
-    SplitOptions,
     dev_rule_of,
-    make_folds,
     protocol_words,
-    read_folds_csv,
     write_folds_csv,
 )
 from serkit.evaluation.report import write_report
 from serkit.experiment.augmented import augmented_views
 from serkit.experiment.card import model_card
 from serkit.experiment.collect import collect_outputs, judge_experts, judge_heard
-from serkit.experiment.config import ConfigError, ExperimentConfig
+from serkit.experiment.config import ExperimentConfig
 from serkit.experiment.examples import (
     encode_transcripts,
     extract_parts,
@@ -65,6 +61,7 @@ from serkit.experiment.examples import (
     speakers_of,
     spell,
 )
+from serkit.experiment.folds import folds_of
 from serkit.experiment.parts_start import find_start
 from serkit.experiment.progress import Progress, Quiet
 from serkit.experiment.provenance import commit, machine, packages
@@ -321,39 +318,12 @@ def _tells_speakers(config: ExperimentConfig) -> bool:
 
 
 def _folds(config: ExperimentConfig, part: CorpusPart) -> tuple[list[Fold], frozenset[str]]:
-    protocol = config.protocol
-    if protocol.folds_file is not None:
-        folds = read_folds_csv(protocol.folds_file, utterances=part.utterances)
-        return _only(folds, protocol.only), frozenset()
-    corpora = sorted({u.corpus for u in part.utterances})
     test: tuple[str, ...] = ()
-    if protocol.split == "cross_corpus" and config.test_corpus is not None:
+    if config.protocol.split == "cross_corpus" and config.test_corpus is not None:
         # The first corpus is listed first, so what is not in it belongs to the second.
+        corpora = sorted({u.corpus for u in part.utterances})
         test = tuple(c for c in corpora if c != part.utterances[0].corpus)
-    options = SplitOptions(
-        n_folds=protocol.n_folds,
-        n_sentence_folds=protocol.n_sentence_folds,
-        seed=protocol.split_seed,
-        dev=protocol.dev,
-        n_dev=protocol.n_dev,
-        dev_fraction=protocol.dev_fraction,
-        train_corpora=tuple(c for c in corpora if c not in test) if test else (),
-        test_corpora=test,
-    )
-    folds = make_folds(part.utterances, protocol.split, options)
-    return _only(folds, protocol.only), SPLITS[protocol.split].separates
-
-
-def _only(folds: list[Fold], wanted: tuple[str, ...] | None) -> list[Fold]:
-    if wanted is None:
-        return folds
-    by_name = {fold.name: fold for fold in folds}
-    missing = [name for name in wanted if name not in by_name]
-    if missing:
-        raise ConfigError(
-            f"protocol.only names the fold '{missing[0]}', expected some of {', '.join(by_name)}"
-        )
-    return [by_name[name] for name in wanted]
+    return folds_of(config.protocol, part.utterances, test_corpora=test)
 
 
 def _protocol(config: ExperimentConfig, folds: Sequence[Fold], leaks: LeakReport) -> dict[str, Any]:
