@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from serkit.clip_data import read_clip_data
-from serkit.evaluation.transcription import score_transcripts
+from serkit.evaluation.transcription import cer, wer
 from serkit.experiment.clip_demo import ClipDemoSize, prepare_clips
 from serkit.experiment.sentiment import run_sentiment
 from serkit.experiment.tasks import load_task
@@ -53,8 +53,9 @@ def main() -> None:
         scores = _train(given.out, ready.features, streams, trained, judged, given)
         rows.append({"streams": streams, "trained on": trained, "judged on": judged} | scores)
         print(_line(rows[-1]), flush=True)
+    seeds = " ".join(map(str, given.seeds))
     found = {
-        "command": "python experiments/clips_ablation.py",
+        "command": f"python experiments/clips_ablation.py OUT --seeds {seeds}",
         "n_clips": ClipDemoSize().n_clips,
         "seeds": given.seeds,
         "epochs": given.epochs,
@@ -90,7 +91,7 @@ def _train(
 
 
 def _error_rates(features: Path) -> dict[str, Any]:
-    """Score what was heard against what was said, by part: the speakers of train are known to it."""
+    """Score what was heard against what was said; the recogniser knows the voices of train."""
     data = read_clip_data(features)
     if not data.asr_texts:
         return {}
@@ -98,8 +99,7 @@ def _error_rates(features: Path) -> dict[str, Any]:
     for part in ("train", "dev", "test"):
         rows = data.rows_of(part)
         said, heard = ([_plain(texts[r]) for r in rows] for texts in (data.texts, data.asr_texts))
-        scores = score_transcripts(said, heard)
-        rates[part] = {"cer": round(scores.cer, 4), "wer": round(scores.wer, 4)}
+        rates[part] = {"cer": round(cer(said, heard), 4), "wer": round(wer(said, heard), 4)}
     return rates
 
 

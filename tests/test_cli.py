@@ -11,8 +11,10 @@ import time
 import numpy as np
 import pytest
 import soundfile
+from typer.testing import CliRunner
 
 from serkit import cli
+from serkit.cli import app
 from tests_support import RATE, tone
 
 
@@ -333,3 +335,8 @@ def test_interrupting_says_how_to_go_on(serkit, monkeypatch):
     code, _, err = serkit("corpora")
     assert code == 130
     assert "--resume" in err
+
+
+def test_a_clip_to_judge_goes_with_the_flag():
+    result = CliRunner().invoke(app, ["demo", "clip.mp4"])
+    assert "a clip to judge goes with --clip" in str(result.exception)

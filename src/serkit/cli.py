@@ -86,15 +86,35 @@ def main() -> None:
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option(help="Run folder.")] = Path("demo"),
+    video: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Argument(help="With --clip: the clip to judge, instead of a synthetic one."),
+    ] = None,
+    clip: Annotated[
+        bool, typer.Option("--clip", help="Voice, words and face of a clip instead of voice alone.")
+    ] = False,
+    out: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Run folder. Default: demo, or demo-clip."),
+    ] = None,
     jobs: Jobs = None,
     as_json: Json = False,
 ) -> None:
-    """Train, judge and use a recognizer on the embedded synthetic corpus, in two minutes."""
-    from serkit.experiment.demo import run_demo
+    """Train, judge and use a recognizer on the embedded synthetic corpus, in two minutes.
 
+    With --clip, a speech recogniser and a model of voice, words and face, in some minutes more.
+    """
+    from serkit.experiment.clip_demo import ClipDemoResult, run_clip_demo
+    from serkit.experiment.demo import DemoResult, run_demo
+
+    if video is not None and not clip:
+        raise InputError(f"{video}: a clip to judge goes with --clip: serkit demo --clip {video}")
+    result: ClipDemoResult | DemoResult
     with _Bars(quiet=as_json) as bars:
-        result = run_demo(out, n_jobs=jobs, progress=bars)
+        if clip:
+            result = run_clip_demo(out or Path("demo-clip"), clip=video, progress=bars)
+        else:
+            result = run_demo(out or Path("demo"), n_jobs=jobs, progress=bars)
     if as_json:
         _print_json(result.to_dict())
         return
@@ -401,7 +421,9 @@ def report(
 
 @app.command()
 def predict(
-    paths: Annotated[list[Path], typer.Argument(help="Sound files and folders.")],
+    paths: Annotated[
+        list[Path], typer.Argument(help="Sound files and folders; clips, for models of such.")
+    ],
     model: Annotated[str, typer.Option(help="Checkpoint folder, run folder, or name.")],
     text: Annotated[
         Optional[str],  # noqa: UP045
@@ -425,6 +447,10 @@ def predict(
         Optional[Path],  # noqa: UP045
         typer.Option(help="Folder of the transcriber's model."),
     ] = None,
+    without: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(help="Of a clip, what not to use: text, audio or vision."),
+    ] = None,
     output_format: Annotated[
         str, typer.Option("--format", help="table, csv, json or jsonl.")
     ] = "table",
@@ -435,6 +461,13 @@ def predict(
     formats = ("table", "csv", "json", "jsonl")
     if output_format not in formats:
         raise InputError(f"--format {output_format}: expected one of {', '.join(formats)}")
+    from serkit.inference.clips import (
+        collect_clips,
+        format_clip_rows,
+        holds_sentiment_model,
+        open_clip_predictor,
+        predict_clips,
+    )
     from serkit.inference.predictor import (
         collect_files,
         format_rows,
@@ -444,10 +477,28 @@ def predict(
     )
     from serkit.recognizer import load_recognizer
 
-    files = collect_files(paths)
+    of_clips = holds_sentiment_model(model)
+    files = collect_clips(paths) if of_clips else collect_files(paths)
     if transcriber is not None and (text is not None or texts is not None):
         raise InputError("--transcriber goes without --text and --texts: who says what is said?")
     words = texts_of_files(files, text=text, table=texts)
+    if of_clips:
+        if text_features is not None:
+            raise InputError("--text-features is for recognizers of emotion, and this is no such")
+        predictor = open_clip_predictor(
+            model, transcriber=transcriber, transcriber_model=transcriber_model
+        )
+        judged = []
+        with _Bars() as bars:
+            bars.stage("judging clips", len(files))
+            for each in predict_clips(predictor, files, texts=words, without=without or ()):
+                judged.append(each)
+                bars.advance(len(judged))
+        _write(format_clip_rows(judged, output_format), out)
+        _fail_if_any([row.error for row in judged if row.error], len(judged))
+        return
+    if without:
+        raise InputError("--without is for models of clips: this one hears voices alone")
     vectors = text_features_of_files(files, text_features)
     recognizer = load_recognizer(model)
     if transcriber is not None:

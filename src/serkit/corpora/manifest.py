@@ -66,7 +66,14 @@ _UNKNOWN_SPEAKER = "unknown"
 _GUESSES: dict[str, tuple[str, ...]] = {
     "id": ("id", "key", "utterance_id", "utt_id", "sid", "segment_id"),
     "path": (
-        "file", "path", "audio", "wav", "filename", "file_path", "filepath", "audio_path",
+        "file",
+        "path",
+        "audio",
+        "wav",
+        "filename",
+        "file_path",
+        "filepath",
+        "audio_path",
         "audio_filepath",
     ),
     "label": ("label", "emotion", "emo", "category", "class", "target"),

@@ -297,6 +297,7 @@ def _run(
     ]
     trained_on = {
         "name": config.name,
+        "extraction": dict(data.settings.get("extraction") or {}),
         "data": Path(str(config.data)).name,
         "fingerprint": clip_fingerprint(data),
         "warnings": words,
