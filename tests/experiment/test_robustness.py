@@ -96,7 +96,7 @@ def test_the_folder_holds_a_table_a_figure_and_predictions_of_every_condition(me
 
 def test_loud_noise_costs_more_than_faint_noise(measured):
     uar = {(row["noise"], row["snr_db"]): row["uar"] for row in measured.rows()}
-    assert uar["clean", None] >= 0.9
+    assert uar["clean", None] >= 0.8
     assert uar["babble", 40.0] >= uar["clean", None] - 0.1
     assert uar["babble", -20.0] <= 0.75
     assert uar["white", -20.0] <= 0.75

@@ -328,7 +328,7 @@ def test_settings_that_make_no_sense_are_refused(settings, message):
 
 
 def test_an_unknown_front_end_is_refused():
-    with pytest.raises(InputError, match=r"front_end\.name is 'plp', expected one of mfcc"):
+    with pytest.raises(InputError, match=r"front_end\.name is 'plp', expected one of .*mfcc"):
         build_front_end("plp", {})
 
 
