@@ -29,7 +29,7 @@ def section(group: Group, experiments: Path) -> str:
         "",
         "| variant | parameters | UAR | interval | WAR | WER |",
         "|---|---:|---|---|---|---|",
-        *map(_row, group.claims),
+        *map(_row, sorted(group.claims, key=lambda claim: claim.variant != SIMPLEST[group.folder])),
         "",
     ]
     return "\n".join([*lines, *_tests(group, experiments)])
@@ -60,8 +60,8 @@ def _tests(group: Group, experiments: Path) -> list[str]:
         return []
     adjusted = holm([comparison.p for comparison in tested])
     lines = [
-        "Paired test over speakers against the first system, p once more by Holm's rule over the "
-        "tests of this table; the difference in points of UAR with its 95 % interval.",
+        "Paired test over speakers against the first of these systems, p once more by Holm's rule "
+        "over the tests of this table; the difference in points of UAR with its 95 % interval.",
         "",
         "| variant | difference | interval | p | p, Holm |",
         "|---|---|---|---|---|",
