@@ -142,7 +142,10 @@ class TermsCriterion:
         self, outputs: Mapping[str, Tensor], batch: Mapping[str, Tensor], *, share: float
     ) -> Tensor:
         """Sum the weighted terms, and the penalties."""
-        summed, _ = total_loss(outputs, batch, self.terms, shares=self.shares, share=share)
+        shares = None
+        if self.shares is not None:
+            shares = self.shares.to(next(iter(outputs.values())).device)
+        summed, _ = total_loss(outputs, batch, self.terms, shares=shares, share=share)
         return with_penalties(summed, self.parameters, self.penalised, share=share)
 
     def remember(
