@@ -298,7 +298,9 @@ def train(
     list_presets: Annotated[
         bool, typer.Option("--list", help="List the experiments that ship with serkit.")
     ] = False,
-    keys: Annotated[bool, typer.Option("--keys", help="Explain the keys of a file.")] = False,
+    keys: Annotated[
+        bool, typer.Option("--keys", help="Explain the keys of a file, of the experiment's task.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Run an experiment: all folds and seeds, then the report."""
@@ -308,6 +310,11 @@ def train(
         print("\n".join(preset_names()))
         print("To be laid over one of them, as in moe/honest+networks/level-0:")
         print("\n".join(preset_names(fragments=True)))
+        return
+    if keys and experiment:
+        from serkit.experiment.tasks import explain_task
+
+        print(explain_task(experiment))
         return
     if keys:
         print(explain_keys())

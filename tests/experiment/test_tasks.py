@@ -4,7 +4,7 @@ import pytest
 
 from serkit.experiment.config import ConfigError, ExperimentConfig
 from serkit.experiment.reports import REPORTS
-from serkit.experiment.tasks import TASKS, load_task, run_task
+from serkit.experiment.tasks import TASKS, explain_task, load_task, run_task
 from serkit.types import InputError
 
 
@@ -49,3 +49,16 @@ def test_resources_that_a_task_has_no_use_for_are_refused(tmp_path):
         run_task(config, out=tmp_path / "run", memory=1)
     with pytest.raises(InputError, match="--jobs trains folds side by side"):
         run_task(config, out=tmp_path / "run", n_jobs=2)
+
+
+@pytest.mark.parametrize(
+    ("preset", "key"),
+    [
+        ("timnet/base", "protocol.split"),
+        ("asr/tiny", "augment"),
+        ("self_mm/sims", "labels"),
+        ("speech_split/tiny", "per_fold"),
+    ],
+)
+def test_keys_are_explained_task_by_task(preset, key):
+    assert any(line.startswith(f"{key} ") for line in explain_task(preset).splitlines())

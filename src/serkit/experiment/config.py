@@ -518,8 +518,16 @@ def _known_keys(location: Sequence[int | str], kind: type[BaseModel]) -> list[st
     return sorted(model.model_fields)
 
 
-def explain_keys() -> str:
-    """List every key of an experiment file with its kind, default and meaning."""
+def explain_keys(kind: type[Strict] | None = None) -> str:
+    """List every key of an experiment file with its kind, default and meaning.
+
+    Parameters
+    ----------
+    kind
+        Settings of its task; ``None``: emotion.
+    """
+    if kind not in (None, ExperimentConfig):
+        return "\n".join(_explain(kind, ""))
     lines = _explain(ExperimentConfig, "")
     lines.append("front_end.name, front_end.preset, and settings of that front end")
     lines.append(

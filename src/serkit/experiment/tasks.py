@@ -7,14 +7,16 @@ of TOML, the run folder's rules and the one training loop.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from serkit.experiment.config import (
     ConfigError,
     ExperimentConfig,
     Strict,
     check_experiment,
+    explain_keys,
     merge_experiment,
 )
 from serkit.experiment.decomposition import DecompositionConfig, run_decomposition
@@ -25,7 +27,7 @@ from serkit.experiment.sentiment import SentimentConfig, run_sentiment
 from serkit.experiment.transcription import TranscriptionConfig, run_transcription
 from serkit.types import InputError
 
-__all__ = ["TASKS", "AnyConfig", "load_task", "run_task"]
+__all__ = ["TASKS", "AnyConfig", "explain_task", "load_task", "run_task"]
 
 AnyConfig = DecompositionConfig | ExperimentConfig | SentimentConfig | TranscriptionConfig
 
@@ -54,14 +56,30 @@ def load_task(path_or_preset: Path | str, *, overrides: Sequence[str] = ()) -> A
     source = str(path_or_preset)
     preset, meant = legacy_overrides(source)
     merged = merge_experiment(preset, overrides=[*meant, *overrides])
+    config = check_experiment(merged, _kind_of(merged, source), source=source)
+    assert isinstance(config, AnyConfig)  # so is every value of TASKS
+    return config
+
+
+def explain_task(path_or_preset: Path | str) -> str:
+    """List the keys of an experiment's task; see :func:`.config.explain_keys`.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such experiment, or its task is unknown.
+    """
+    source = str(path_or_preset)
+    return explain_keys(_kind_of(merge_experiment(legacy_overrides(source)[0]), source))
+
+
+def _kind_of(merged: Mapping[str, Any], source: str) -> type[Strict]:
     task = merged.get("task", "emotion")
     if task not in TASKS:
         near = difflib.get_close_matches(str(task), TASKS, n=1)
         hint = f"; did you mean '{near[0]}'?" if near else ""
         raise ConfigError(f"{source}: task is '{task}', expected one of {', '.join(TASKS)}{hint}")
-    config = check_experiment(merged, TASKS[task], source=source)
-    assert isinstance(config, AnyConfig)  # so is every value of TASKS
-    return config
+    return TASKS[task]
 
 
 def run_task(
