@@ -19,12 +19,17 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from serkit.audio import Channel, Waveform, load_audio, require_sound, resample
+from serkit.checkpoints import (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    load_tensors,
+    save_tensors,
+    write_checkpoint,
+)
 from serkit.features import FrontEnd, build_front_end, front_end_to_dict
 from serkit.features.none import NoSound
 from serkit.features.normalise import FeatureNorm, Normalise, PitchNorm
@@ -43,7 +48,7 @@ from serkit.features.views import (
     cut_pieces,
     view_from_dict,
 )
-from serkit.files import replacing, write_atomically
+from serkit.files import replacing
 from serkit.labels import LabelSpace
 from serkit.models import build_model, model_to_dict
 from serkit.transcripts import Symbols, clean_transcript
@@ -54,7 +59,6 @@ __all__ = ["Batch", "Recognizer", "RecognizerConfig", "find_checkpoint", "load_r
 Batch = Mapping[str, Tensor]
 
 FORMAT = 1  # of config.json; raised when an older serkit could misread a newer checkpoint
-CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "config.json", "model.safetensors", "README.md"
 FROZEN_FILE = "frozen.safetensors"
 
 _SEGMENTS_AT_ONCE = 64  # lengths of a segment, beyond twice which a recording is cut up
@@ -608,14 +612,11 @@ class Recognizer(nn.Module):
         }
         trained = self.trained_state()
         never = {name: t for name, t in self.state_dict().items() if name not in trained}
-        # Weights first: a folder without config.json is not a checkpoint yet.
-        _save_tensors(folder / WEIGHTS_FILE, trained)
         if never:
             _save_shared(folder / FROZEN_FILE, never, shared=frozen)
-        write_atomically(folder / CARD_FILE, card or f"# {self.config.system}\n")
-        text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
-        write_atomically(folder / CONFIG_FILE, text)
-        return folder
+        return write_checkpoint(
+            folder, config=config, weights=trained, card=card or f"# {self.config.system}\n"
+        )
 
 
 def find_checkpoint(name_or_folder: Path | str) -> Path:
@@ -665,9 +666,9 @@ def load_recognizer(name_or_folder: Path | str) -> Recognizer:
         raise InputError(f"{folder / CONFIG_FILE}: {error}") from None
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise InputError(f"{folder / CONFIG_FILE}: damaged or incomplete ({error})") from None
-    weights = _load_tensors(folder / WEIGHTS_FILE)
+    weights = load_tensors(folder / WEIGHTS_FILE)
     if (folder / FROZEN_FILE).exists():
-        weights |= _load_tensors(folder / FROZEN_FILE)
+        weights |= load_tensors(folder / FROZEN_FILE)
     try:
         recognizer.load_state_dict(weights)
     except RuntimeError as error:
@@ -678,27 +679,15 @@ def load_recognizer(name_or_folder: Path | str) -> Recognizer:
     return recognizer.eval()
 
 
-def _save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    with replacing(path) as part:
-        save_file({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, part)
-
-
 def _save_shared(path: Path, tensors: Mapping[str, Tensor], *, shared: Path | None) -> None:
     """Write a file, or link it to one of the same content."""
     if shared is None:
-        return _save_tensors(path, tensors)
+        return save_tensors(path, tensors)
     if not shared.exists():
-        _save_tensors(shared, tensors)
+        save_tensors(shared, tensors)
     with replacing(path) as part:
         part.unlink(missing_ok=True)
         try:
             os.link(shared, part)
         except OSError:  # not every file system has links
             shutil.copyfile(shared, part)
-
-
-def _load_tensors(path: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{path}: not a readable safetensors file ({error})") from None

@@ -20,15 +20,13 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from serkit.checkpoints import CONFIG_FILE, WEIGHTS_FILE, load_tensors, write_checkpoint
 from serkit.clip_data import finite
 from serkit.evaluation.sentiment import SIMS_CLASSES, mosi_classes, sims_classes
 from serkit.features.normalise import FeatureNorm
 from serkit.features.text import TextEncoder, build_text_encoder, text_encoder_to_dict
-from serkit.files import replacing, write_atomically
 from serkit.models.self_mm import STREAMS, SelfMm, SelfMmConfig
 from serkit.settings import checked
 from serkit.transcripts import clean_transcript
@@ -44,7 +42,6 @@ __all__ = [
 
 FORMAT = 1  # of config.json; raised when an older serkit could misread a newer checkpoint
 KIND = "sentiment"
-CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "config.json", "model.safetensors", "README.md"
 
 TEXT_VECTORS = "vectors"
 """Name of the text encoder of a model whose vectors of tokens come from elsewhere."""
@@ -365,15 +362,13 @@ class SentimentModel(nn.Module):
     def save(self, folder: Path | str, *, card: str = "") -> Path:
         """Write the model into a folder, with the text of the model card."""
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
         config = {"format": FORMAT, "kind": KIND} | asdict(self.complete_config())
-        # Weights first: a folder without config.json is not a checkpoint yet.
-        with replacing(folder / WEIGHTS_FILE) as part:
-            save_file({k: t.contiguous().cpu() for k, t in self.state_dict().items()}, part)
-        write_atomically(folder / CARD_FILE, card or f"# {self.config.system}\n")
-        text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
-        write_atomically(folder / CONFIG_FILE, text)
-        return folder
+        return write_checkpoint(
+            folder,
+            config=config,
+            weights=self.state_dict(),
+            card=card or f"# {self.config.system}\n",
+        )
 
     def complete_config(self) -> SentimentModelConfig:
         """Spell out the text encoder, so that no folder is needed to build it again."""
@@ -467,10 +462,9 @@ def load_sentiment_model(folder: Path | str) -> SentimentModel:
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     weights = folder / WEIGHTS_FILE
+    tensors = load_tensors(weights)
     try:
-        model.load_state_dict(load_file(weights))
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{weights}: not a readable safetensors file ({error})") from None
+        model.load_state_dict(tensors)
     except RuntimeError as error:
         detail = " ".join(str(error).split())[:300]
         raise InputError(f"{weights}: weights do not fit {CONFIG_FILE} ({detail})") from None

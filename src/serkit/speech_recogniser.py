@@ -19,14 +19,12 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from serkit.audio import Waveform, resample
+from serkit.checkpoints import CONFIG_FILE, WEIGHTS_FILE, load_tensors, write_checkpoint
 from serkit.features.fbank import FBANK_PRESETS, Fbank, FbankConfig
 from serkit.features.voice_activity import speech_stretches
-from serkit.files import replacing, write_atomically
 from serkit.models.asr import asr_model_to_dict, build_asr_model
 from serkit.models.conformer_ctc import Conformer
 from serkit.models.ctc_decode import Segment, beam_decode, greedy_decode
@@ -51,7 +49,6 @@ Decoding = Literal["greedy", "beam"]
 
 FORMAT = 1  # of config.json; raised when an older serkit could misread a newer checkpoint
 TASK = "transcription"
-CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "config.json", "model.safetensors", "README.md"
 
 LONGEST_S = 20.0  # of what is recognised at once; the longest that is trained on by default
 _AT_ONCE = 8  # stretches of a batch
@@ -342,7 +339,6 @@ class SpeechRecogniser(nn.Module):
             Text of the model card.
         """
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
         config = {
             "format": FORMAT,
             "task": TASK,
@@ -357,13 +353,12 @@ class SpeechRecogniser(nn.Module):
             "n_parameters": self.n_parameters,
             "trained_on": dict(self.config.trained_on),
         }
-        # Weights first: a folder without config.json is not a checkpoint yet.
-        with replacing(folder / WEIGHTS_FILE) as part:
-            save_file({k: t.contiguous().cpu() for k, t in self.state_dict().items()}, part)
-        write_atomically(folder / CARD_FILE, card or f"# {self.config.system}\n")
-        text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
-        write_atomically(folder / CONFIG_FILE, text)
-        return folder
+        return write_checkpoint(
+            folder,
+            config=config,
+            weights=self.state_dict(),
+            card=card or f"# {self.config.system}\n",
+        )
 
     @property
     def _placed_on(self) -> torch.device:
@@ -452,7 +447,7 @@ def load_speech_recogniser(folder: Path | str) -> SpeechRecogniser:
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     try:
-        recogniser.load_state_dict(_read_tensors(folder / WEIGHTS_FILE))
+        recogniser.load_state_dict(load_tensors(folder / WEIGHTS_FILE))
     except RuntimeError as error:
         detail = " ".join(str(error).split())[:300]
         raise InputError(
@@ -479,7 +474,7 @@ def load_matching(recogniser: SpeechRecogniser, folder: Path | str) -> list[str]
         If there is no checkpoint, or none of its tensors fits.
     """
     folder = find_speech_recogniser(Path(folder).expanduser())
-    given = _read_tensors(folder / WEIGHTS_FILE)
+    given = load_tensors(folder / WEIGHTS_FILE)
     own = recogniser.state_dict()
     fitting = {k: t for k, t in given.items() if k in own and own[k].shape == t.shape}
     if not fitting:
@@ -506,13 +501,6 @@ def find_speech_recogniser(folder: Path) -> Path:
         f"{folder}: no speech recogniser: expected {CONFIG_FILE} and {WEIGHTS_FILE} in it or in "
         "model/; train one with 'serkit train asr/conformer'"
     )
-
-
-def _read_tensors(path: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{path}: not a readable safetensors file ({error})") from None
 
 
 def _sound(waveform: Waveform) -> Waveform:

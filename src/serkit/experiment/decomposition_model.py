@@ -16,16 +16,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from serkit.audio import Waveform, resample
+from serkit.checkpoints import CONFIG_FILE, WEIGHTS_FILE, write_checkpoint
 from serkit.features import build_front_end, front_end_to_dict
 from serkit.features.resynthesis import mel_to_sound
 from serkit.features.speech_parts import SpeechParts
-from serkit.files import replacing, write_atomically
 from serkit.models.speech_split import SpeechSplit, SpeechSplitConfig
-from serkit.recognizer import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE
 from serkit.settings import checked
 from serkit.types import InputError
 
@@ -144,7 +143,6 @@ class Decomposition:
 
     def save(self, folder: Path, *, card: str) -> Path:
         """Write the checkpoint into a folder."""
-        folder.mkdir(parents=True, exist_ok=True)
         config = {
             "format": FORMAT,
             "task": "decomposition",
@@ -154,13 +152,7 @@ class Decomposition:
             "speakers": list(self.speakers),
             "trained_on": dict(self.trained_on),
         }
-        # Weights first: a folder without config.json is not a checkpoint yet.
-        with replacing(folder / WEIGHTS_FILE) as part:
-            save_file({k: t.contiguous().cpu() for k, t in self.split.state_dict().items()}, part)
-        write_atomically(folder / CARD_FILE, card)
-        text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
-        write_atomically(folder / CONFIG_FILE, text)
-        return folder
+        return write_checkpoint(folder, config=config, weights=self.split.state_dict(), card=card)
 
 
 def build_parts_front_end(settings: Mapping[str, Any]) -> SpeechParts:

@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from serkit.checkpoints import CONFIG_FILE, WEIGHTS_FILE
 from serkit.experiment.config import ConfigError, ExperimentConfig
 from serkit.experiment.reading import beside_corpora
-from serkit.recognizer import CONFIG_FILE, WEIGHTS_FILE, Recognizer
+from serkit.recognizer import Recognizer
 from serkit.types import Fold, Utterance
 
 __all__ = ["FOLDS_FOLDER", "PartsStart", "find_start"]

@@ -33,12 +33,13 @@ import torch
 from torch import Tensor
 
 from serkit.audio import Waveform, file_sha256, load_audio, resample, waveform_sha256
+from serkit.checkpoints import WEIGHTS_FILE
 from serkit.features.cache import default_cache_dir
 from serkit.features.pretrained import quiet, read_json, weights_sha256
 from serkit.features.voice_activity import speech_stretches
 from serkit.files import write_atomically
 from serkit.models.ctc_decode import Hypothesis, Segment, greedy_decode
-from serkit.speech_recogniser import WEIGHTS_FILE, Decoding, find_speech_recogniser
+from serkit.speech_recogniser import Decoding, find_speech_recogniser
 from serkit.speech_recogniser import load_speech_recogniser as load_own
 from serkit.transcripts import Symbols
 from serkit.types import InputError, MissingExtraError, Utterance
