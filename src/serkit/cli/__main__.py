@@ -1,0 +1,5 @@
+"""``python -m serkit.cli``, as torchrun starts it."""
+
+from serkit.cli import main
+
+main()
