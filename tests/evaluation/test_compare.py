@@ -3,7 +3,7 @@ import json
 import pytest
 from openpyxl import load_workbook
 
-from serkit.evaluation import compare_runs, write_predictions
+from serkit.evaluation import SET_METRIC_NAMES, compare_runs, write_predictions
 from serkit.types import InputError
 
 
@@ -145,6 +145,46 @@ def test_one_run_alone_is_a_table_without_tests(tmp_path, write_toy_run) -> None
         "recall per class",
         "folds",
     ]
+
+
+def test_tables_with_several_classes_per_utterance_are_compared_by_two_class_uar(
+    tmp_path, toy
+) -> None:
+    runs = [toy.write_toy_set_run(tmp_path / name) for name in ("a", "b")]
+    write_predictions(runs[1] / "predictions.csv", toy.toy_sets(skill=1.6, noise_seed=1))
+    bare = tmp_path / "theirs.csv"
+    write_predictions(bare, toy.toy_sets(noise_seed=2, n_seeds=1))
+    comparison = compare_runs([*runs, bare])
+    better, similar = comparison.pairs
+    assert better.test is not None
+    assert (better.test.metric, better.test.n_speakers) == ("binary_uar", 8)
+    assert better.p_adjusted == pytest.approx(2 * better.test.p)
+    assert "is significantly above toy-sets [a]" in better.verdict
+    assert "points of two-class UAR" in better.verdict
+    assert "theirs is not significantly" in similar.verdict
+    row = comparison.rows()[0]
+    assert row["two-class UAR (MOSEI weighted accuracy) %"] != "–"
+    assert row["majority mean recall / exact match / two-class UAR / macro F1 %"].count("/") == 3
+    assert comparison.pair_rows()[0]["two-class UAR difference"].startswith("+")
+    json.dumps(comparison.to_dict(), allow_nan=False)
+    book = load_workbook(compare_runs(runs).write_xlsx(tmp_path / "sets.xlsx"))
+    sheets = ["summary", "tests", "recall per class", "two-class UAR per class", "folds"]
+    assert book.sheetnames == sheets
+    folds = list(book["folds"].iter_rows(values_only=True))
+    assert folds[0][5:] == tuple(SET_METRIC_NAMES.values())
+    header, first, *_ = book["two-class UAR per class"].iter_rows(values_only=True)
+    uar = dict(zip(header, first, strict=True))
+    mean = comparison.runs[0].summary.scores.pooled["binary_uar"].mean
+    assert sum(uar[label] for label in toy.CLASSES) / 4 == pytest.approx(mean)
+
+
+def test_sets_over_other_classes_say_why_they_are_not_tested(tmp_path, toy) -> None:
+    run, bare = toy.write_toy_set_run(tmp_path / "a"), tmp_path / "b.csv"
+    text = (run / "predictions.csv").read_text()
+    bare.write_text(text.replace("sad", "gloomy"))
+    (pair,) = compare_runs([run, bare]).pairs
+    assert pair.test is None
+    assert "not tested: classes are" in pair.verdict
 
 
 def test_no_run_at_all_is_refused() -> None:

@@ -196,8 +196,10 @@ def test_the_two_kinds_of_tables_are_not_mixed(sets, toy_predictions, tmp_path, 
         score(sets)
     with pytest.raises(InputError, match="several classes per utterance"):
         bootstrap_interval(sets)
-    with pytest.raises(InputError, match="no paired test of predictions with several classes"):
+    with pytest.raises(InputError, match="test of war needs two tables with one class"):
         paired_test(sets, sets, metric="war")
-    run = toy.write_toy_set_run(tmp_path / "run")
-    with pytest.raises(InputError, match="run: has several classes per utterance, of which runs"):
-        compare_runs([run, run])
+    with pytest.raises(InputError, match="test of binary_uar needs two tables with several"):
+        paired_test(sets, single, metric="binary_uar")
+    runs = [toy.write_toy_run(tmp_path / "one"), toy.write_toy_set_run(tmp_path / "several")]
+    with pytest.raises(InputError, match=r"several: has several classes per utterance, .*one one"):
+        compare_runs(runs)

@@ -5,7 +5,15 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from serkit.evaluation import Predictions, bootstrap_interval, holm, paired_test, uar
+from serkit.evaluation import (
+    Predictions,
+    binary_uar,
+    bootstrap_interval,
+    holm,
+    paired_test,
+    set_interval,
+    uar,
+)
 from serkit.evaluation.significance import _student_quantile
 from serkit.types import InputError
 
@@ -177,6 +185,62 @@ def test_the_exact_p_agrees_with_swapping_whole_speakers_by_hand(toy_predictions
     all_ways = [abs(difference(w)) for w in itertools.product([False, True], repeat=5)]
     expected = np.mean([value >= observed - 1e-12 for value in all_ways])
     assert paired_test(a, b).p == pytest.approx(expected)
+
+
+def test_the_paired_difference_of_sets_is_that_of_their_two_class_uar(toy) -> None:
+    a, b = toy.toy_sets(skill=1.4), toy.toy_sets(skill=0.8, noise_seed=1, n_seeds=3)
+    test = paired_test(a, b, metric="binary_uar")
+    values = [set_interval(table, "binary_uar", n=1).value for table in (a, b)]
+    assert test.difference == pytest.approx(values[0] - values[1])
+    assert test.low < test.difference < test.high
+    assert (test.n_speakers, test.n_utterances, test.n_permutations) == (8, 320, 256)
+    assert test.p == pytest.approx(2 / 256)
+
+
+def test_the_exact_p_of_sets_agrees_with_swapping_whole_speakers_by_hand(toy) -> None:
+    a = toy.toy_sets(n_speakers=5, n_seeds=1, skill=1.2)
+    b = toy.toy_sets(n_speakers=5, n_seeds=1, skill=1.0, noise_seed=4)
+    names = np.unique(a.speakers)
+
+    def difference(swapped: tuple[bool, ...]) -> float:
+        swap = np.isin(a.speakers, names[list(swapped)])[:, None]
+        left = np.where(swap, b.predicted_sets, a.predicted_sets)
+        right = np.where(swap, a.predicted_sets, b.predicted_sets)
+        return binary_uar(a.truth_sets, left) - binary_uar(a.truth_sets, right)
+
+    observed = abs(difference((False,) * 5))
+    all_ways = [abs(difference(w)) for w in itertools.product([False, True], repeat=5)]
+    expected = np.mean([value >= observed - 1e-12 for value in all_ways])
+    assert paired_test(a, b, metric="binary_uar").p == pytest.approx(expected)
+
+
+def test_the_order_of_classes_does_not_matter_to_a_paired_test_of_sets(toy) -> None:
+    a, b = toy.toy_sets(), toy.toy_sets(noise_seed=1)
+    other = replace(b, classes=b.classes[::-1], multi_label=True)
+    expected = paired_test(a, b, metric="binary_uar").difference
+    assert paired_test(a, other, metric="binary_uar").difference == pytest.approx(expected)
+
+
+def test_a_class_that_all_have_and_one_that_none_has_count_as_in_the_score() -> None:
+    truth = ["calm", "calm+sad", "calm", "calm+sad"]
+
+    def table(predicted: list[str]) -> Predictions:
+        return Predictions.of(
+            list("pqrs"), truth, predicted=predicted, classes=["calm", "fear", "sad"],
+            multi_label=True,
+        )  # fmt: skip
+
+    a, b = table(["calm", "calm+sad", "fear", "calm"]), table(["", "sad", "calm+fear+sad", "sad"])
+    values = [binary_uar(t.truth_sets, t.predicted_sets) for t in (a, b)]
+    test = paired_test(a, b, metric="binary_uar")
+    assert test.difference == pytest.approx(values[0] - values[1])
+
+
+def test_sets_of_other_classes_are_not_paired(toy) -> None:
+    a = toy.toy_sets()
+    wider = replace(a, classes=(*a.classes, "fear"), multi_label=True)
+    with pytest.raises(InputError, match=r"neutral, sad in one table and .*, fear in the other"):
+        paired_test(a, wider, metric="binary_uar")
 
 
 def test_too_few_speakers_for_significance_are_named(toy_predictions) -> None:

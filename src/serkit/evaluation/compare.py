@@ -2,14 +2,16 @@
 
 Runs on the same corpus are tested against the first of them, utterance by utterance and clustered
 by speaker (:func:`serkit.evaluation.significance.paired_test`); p-values of several tests are
-adjusted by Holm's rule. When two runs differ in protocol or in their folds, the test is still
-given, because the effect of a protocol is worth knowing, but its row says that the difference is
-not one between systems alone. Where nothing can be paired, the row says why.
+adjusted by Holm's rule. What is tested is UAR, or where utterances may have several classes the
+two-class UAR; tables of the two kinds are not compared. When two runs differ in protocol or in
+their folds, the test is still given, because the effect of a protocol is worth knowing, but its row
+says that the difference is not one between systems alone. Where nothing can be paired, the row says
+why.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,14 +19,17 @@ from typing import Any
 import numpy as np
 
 from serkit.evaluation.metrics import METRIC_NAMES
+from serkit.evaluation.multilabel import SET_METRIC_NAMES
 from serkit.evaluation.runfolder import RunFolder, read_run
-from serkit.evaluation.scores import jsonable
-from serkit.evaluation.significance import PairedTest, holm, paired_test
-from serkit.evaluation.summary import Summary, percent, summarize
+from serkit.evaluation.scores import Spread, jsonable
+from serkit.evaluation.significance import Interval, PairedMetric, PairedTest, holm, paired_test
+from serkit.evaluation.summary import SetSummary, Summary, percent, summarize, summarize_sets
 from serkit.evaluation.workbook import Cell, Sheet, save_sheets, table_sheet
 from serkit.types import InputError
 
 __all__ = ["ComparedPair", "ComparedRun", "Comparison", "compare_runs"]
+
+_NAMES = dict[str, str]([*METRIC_NAMES.items(), *SET_METRIC_NAMES.items()])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -33,7 +38,22 @@ class ComparedRun:
 
     name: str
     folder: RunFolder
-    summary: Summary
+    summary: Summary | SetSummary
+
+    @property
+    def names(self) -> Mapping[Any, str]:
+        """What its metrics are called."""
+        return SET_METRIC_NAMES if self.folder.predictions.multi_label else METRIC_NAMES
+
+    @property
+    def intervals(self) -> Mapping[Any, Interval]:
+        """Interval of each metric that is printed."""
+        return self.summary.intervals
+
+    def pooled(self, metric: Any) -> Spread:
+        """Give a metric pooled over folds, mean and deviation over seeds."""
+        spreads: Mapping[Any, Spread] = self.summary.scores.pooled
+        return spreads[metric]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +80,8 @@ class ComparedPair:
         direction = "above" if points >= 0 else "below"
         sure = "significantly " if self.p_adjusted <= 0.05 else "not significantly "
         return (
-            f"{self.run} is {sure}{direction} {self.against}: {points:+.1f} points of UAR, "
+            f"{self.run} is {sure}{direction} {self.against}: {points:+.1f} points of "
+            f"{_short(self.test.metric)}, "
             f"interval {100 * self.test.low:+.1f} to {100 * self.test.high:+.1f}, "
             f"p = {_p(self.p_adjusted)}."
         )
@@ -73,30 +94,34 @@ class Comparison:
     runs: tuple[ComparedRun, ...]
     pairs: tuple[ComparedPair, ...]
 
+    @property
+    def _tested(self) -> str:
+        return _short(_tested_metric(self.runs[0].folder))
+
     def rows(self) -> list[dict[str, str]]:
         """One record of ready text per run, for printing."""
         rows = []
         for run in self.runs:
-            scores, uar, war = run.summary.scores, run.summary.uar, run.summary.war
-            n_parameters = run.folder.n_parameters
-            rows.append(
-                {
-                    "run": run.name,
-                    "corpus": run.folder.corpus_title,
-                    "protocol": run.folder.protocol_words,
-                    "UAR (UA) %": percent(scores.uar),
-                    "UAR interval": f"{percent(uar.low)} to {percent(uar.high)}",
-                    "WAR (WA) %": percent(scores.war),
-                    "WAR interval": f"{percent(war.low)} to {percent(war.high)}",
-                    "majority UAR / WAR %": (
-                        f"{percent(scores.majority.uar)} / {percent(scores.majority.war)}"
-                    ),
-                    "utterances": str(scores.n_utterances),
-                    "speakers": str(scores.n_speakers or "?"),
-                    "seeds": str(len(scores.seeds)),
-                    "parameters": "?" if n_parameters is None else f"{n_parameters:,}",
-                }
-            )
+            scores, n_parameters = run.summary.scores, run.folder.n_parameters
+            row = {
+                "run": run.name,
+                "corpus": run.folder.corpus_title,
+                "protocol": run.folder.protocol_words,
+            }
+            for metric, interval in run.intervals.items():
+                row[f"{run.names[metric]} %"] = percent(run.pooled(metric).mean)
+                row[f"{_short(metric)} interval"] = (
+                    f"{percent(interval.low)} to {percent(interval.high)}"
+                )
+            baseline = [percent(getattr(scores.majority, metric)) for metric in run.intervals]
+            row |= {
+                f"majority {' / '.join(map(_short, run.intervals))} %": " / ".join(baseline),
+                "utterances": str(scores.n_utterances),
+                "speakers": str(scores.n_speakers or "?"),
+                "seeds": str(len(scores.seeds)),
+                "parameters": "?" if n_parameters is None else f"{n_parameters:,}",
+            }
+            rows.append(row)
         return rows
 
     def pair_rows(self) -> list[dict[str, str]]:
@@ -110,7 +135,9 @@ class Comparison:
                     "corpus": pair.corpus,
                     "run": pair.run,
                     "against": pair.against,
-                    "UAR difference": "–" if test is None else f"{100 * test.difference:+.1f}",
+                    f"{self._tested} difference": (
+                        "–" if test is None else f"{100 * test.difference:+.1f}"
+                    ),
                     "interval": (
                         "–" if test is None else f"{100 * test.low:+.1f} to {100 * test.high:+.1f}"
                     ),
@@ -159,44 +186,47 @@ class Comparison:
         """Write one workbook over all runs: summary, corpora, tests, recalls, folds."""
         sheets = [self._summary_sheet()]
         if len({run.folder.corpus_title for run in self.runs}) > 1:
-            sheets += [self._corpora_sheet("uar"), self._corpora_sheet("war")]
+            sheets += [self._corpora_sheet(metric) for metric in self.runs[0].intervals]
         if self.pairs:
             sheets.append(self._tests_sheet())
-        sheets += [self._recall_sheet(), self._folds_sheet()]
+        sheets.append(self._classes_sheet("recall", "recall per class"))
+        if self.runs[0].folder.predictions.multi_label:
+            sheets.append(self._classes_sheet("uar", "two-class UAR per class"))
+        sheets.append(self._folds_sheet())
         return save_sheets(path, sheets)
 
     def _summary_sheet(self) -> Sheet:
         rows: list[dict[str, Cell]] = []
         for run in self.runs:
-            scores, uar, war = run.summary.scores, run.summary.uar, run.summary.war
+            scores = run.summary.scores
+            fold_mean: Mapping[Any, Spread] = scores.fold_mean
+            row: dict[str, Cell] = {
+                "run": run.name,
+                "system": run.folder.system,
+                "corpus": run.folder.corpus_title,
+                "protocol": run.folder.protocol_words,
+                "limits": ", ".join(run.folder.warning_words) or "none noted",
+            }
+            for metric, name in run.names.items():
+                row[name] = run.pooled(metric).mean
+                if metric in run.intervals:
+                    row[f"{_short(metric)} sd over seeds"] = run.pooled(metric).sd
+                    row[f"{_short(metric)} low"] = run.intervals[metric].low
+                    row[f"{_short(metric)} high"] = run.intervals[metric].high
+            for metric in run.intervals:
+                row[f"mean of folds {_short(metric)}"] = fold_mean[metric].mean
+                row[f"majority {_short(metric)}"] = getattr(scores.majority, metric)
+            interval = next(iter(run.intervals.values()))
             rows.append(
-                {
-                    "run": run.name,
-                    "system": run.folder.system,
-                    "corpus": run.folder.corpus_title,
-                    "protocol": run.folder.protocol_words,
-                    "limits": ", ".join(run.folder.warning_words) or "none noted",
-                    "UAR (UA)": scores.uar,
-                    "UAR sd over seeds": scores.pooled["uar"].sd,
-                    "UAR low": uar.low,
-                    "UAR high": uar.high,
-                    "WAR (WA)": scores.war,
-                    "WAR sd over seeds": scores.pooled["war"].sd,
-                    "WAR low": war.low,
-                    "WAR high": war.high,
-                    "mean of folds UAR": scores.fold_mean["uar"].mean,
-                    "mean of folds WAR": scores.fold_mean["war"].mean,
-                    "macro F1": scores.pooled["f1_macro"].mean,
-                    "weighted F1": scores.pooled["f1_weighted"].mean,
-                    "majority UAR": scores.majority.uar,
-                    "majority WAR": scores.majority.war,
+                row
+                | {
                     "utterances": scores.n_utterances,
                     "speakers": scores.n_speakers or None,
                     "folds": scores.n_folds,
                     "seeds": len(scores.seeds),
                     "parameters": run.folder.n_parameters,
-                    "interval over": f"{uar.cluster}s",
-                    "notes": "; ".join(filter(None, (uar.note, *scores.notes))),
+                    "interval over": f"{interval.cluster}s",
+                    "notes": "; ".join(filter(None, (interval.note, *scores.notes))),
                 }
             )
         return table_sheet("summary", rows)
@@ -207,13 +237,13 @@ class Comparison:
         lines = list(
             dict.fromkeys((run.folder.system, _protocol_key(run.folder)) for run in self.runs)
         )
-        sheet = Sheet(f"{metric.upper()} by corpus")
+        sheet = Sheet(f"{_short(metric)} by corpus")
         sheet.header("system", "protocol", *corpora)
         for system, protocol in lines:
             cells: list[Cell] = []
             for corpus in corpora:
                 values = [
-                    run.summary.scores.uar if metric == "uar" else run.summary.scores.war
+                    run.pooled(metric).mean
                     for run in self.runs
                     if (run.folder.system, _protocol_key(run.folder)) == (system, protocol)
                     and run.folder.corpus_title == corpus
@@ -234,7 +264,7 @@ class Comparison:
                     "corpus": pair.corpus,
                     "run": pair.run,
                     "against": pair.against,
-                    "UAR difference": None if test is None else test.difference,
+                    f"{self._tested} difference": None if test is None else test.difference,
                     "low": None if test is None else test.low,
                     "high": None if test is None else test.high,
                     "p": None if test is None else _p(test.p),
@@ -247,18 +277,18 @@ class Comparison:
             )
         return table_sheet("tests", rows)
 
-    def _recall_sheet(self) -> Sheet:
+    def _classes_sheet(self, score: str, title: str) -> Sheet:
         classes = list(
             dict.fromkeys(label for run in self.runs for label in run.summary.scores.classes)
         )
         rows: list[dict[str, Cell]] = []
         for run in self.runs:
-            recall = {row.label: row.recall for row in run.summary.scores.per_class}
+            values = {row.label: getattr(row, score) for row in run.summary.scores.per_class}
             rows.append(
                 {"run": run.name, "corpus": run.folder.corpus_title}
-                | {label: recall.get(label) for label in classes}
+                | {label: values.get(label) for label in classes}
             )
-        return table_sheet("recall per class", rows)
+        return table_sheet(title, rows)
 
     def _folds_sheet(self) -> Sheet:
         rows: list[dict[str, Cell]] = [
@@ -268,9 +298,8 @@ class Comparison:
                 "fold": group.name,
                 "seed": group.seed,
                 "utterances": group.n_utterances,
-                METRIC_NAMES["uar"]: group.uar,
-                METRIC_NAMES["war"]: group.war,
             }
+            | {run.names[metric]: getattr(group, metric) for metric in run.intervals}
             for run in self.runs
             for group in run.summary.scores.per_fold_seed
         ]
@@ -292,23 +321,26 @@ def compare_runs(
     Raises
     ------
     InputError
-        If no run is given, or one cannot be read or has several classes per utterance.
+        If no run is given, one cannot be read, or some have several classes per utterance and
+        others one.
     """
     if not paths:
         raise InputError("no runs to compare: give at least one run folder")
     folders = [read_run(path) for path in paths]
     for path, folder in zip(paths, folders, strict=True):
-        if folder.predictions.multi_label:
+        if folder.predictions.multi_label != folders[0].predictions.multi_label:
+            kinds = ("one class", "several classes")
             raise InputError(
-                f"{path}: has several classes per utterance, of which runs cannot be compared: "
-                "judge each by 'serkit evaluate'"
+                f"{path}: has {kinds[folder.predictions.multi_label]} per utterance, {paths[0]} "
+                f"{kinds[folders[0].predictions.multi_label]}: compare runs of one kind"
             )
+    summarise = summarize_sets if folders[0].predictions.multi_label else summarize
     names = _distinct_names(folders)
     runs = tuple(
         ComparedRun(
             name=name,
             folder=folder,
-            summary=summarize(folder.predictions, name=name, n_replicates=n_replicates, seed=seed),
+            summary=summarise(folder.predictions, name=name, n_replicates=n_replicates, seed=seed),
         )
         for name, folder in zip(names, folders, strict=True)
     )
@@ -343,7 +375,11 @@ def _pair(run: ComparedRun, against: ComparedRun, *, n_replicates: int, seed: in
     test: PairedTest | None = None
     try:
         test = paired_test(
-            run.folder.predictions, against.folder.predictions, n=n_replicates, seed=seed
+            run.folder.predictions,
+            against.folder.predictions,
+            metric=_tested_metric(run.folder),
+            n=n_replicates,
+            seed=seed,
         )
     except InputError as error:
         caveats = [f"not tested: {error}", *caveats]
@@ -355,6 +391,19 @@ def _pair(run: ComparedRun, against: ComparedRun, *, n_replicates: int, seed: in
         p_adjusted=None,
         caveats=tuple(caveats),
     )
+
+
+def _tested_metric(folder: RunFolder) -> PairedMetric:
+    return "binary_uar" if folder.predictions.multi_label else "uar"
+
+
+def _short(metric: str) -> str:
+    """Name a metric without what stands in brackets behind it.
+
+    >>> _short("uar"), _short("binary_uar")
+    ('UAR', 'two-class UAR')
+    """
+    return _NAMES[metric].split(" (")[0]
 
 
 def _differences(a: RunFolder, b: RunFolder) -> list[str]:

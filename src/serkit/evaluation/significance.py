@@ -24,7 +24,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from statistics import NormalDist
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,12 +35,13 @@ from serkit.evaluation.metrics import (
     grouped_confusions,
     metric_of_confusion,
 )
-from serkit.evaluation.predictions import Predictions
+from serkit.evaluation.predictions import SET_MARK, Predictions
 from serkit.types import InputError
 
 __all__ = ["Interval", "PairedTest", "bootstrap_interval", "holm", "paired_test"]
 
 Cluster = Literal["speaker", "utterance"]
+PairedMetric = Literal["uar", "war", "binary_uar"]
 
 MIN_SPEAKERS = 3
 MAX_EXACT_CLUSTERS = 12  # 2 ** 12 = 4096 ways to swap: fewer than the Monte Carlo draws
@@ -91,7 +92,7 @@ class PairedTest:
         What limits the result, one sentence each.
     """
 
-    metric: MetricName
+    metric: PairedMetric
     difference: float
     low: float
     high: float
@@ -219,7 +220,7 @@ def paired_test(
     a: Predictions,
     b: Predictions,
     *,
-    metric: Literal["uar", "war"] = "uar",
+    metric: PairedMetric = "uar",
     n: int = 2000,
     n_permutations: int = 10_000,
     seed: int = 0,
@@ -230,36 +231,31 @@ def paired_test(
     Rows are matched by utterance id; only utterances present under every seed of both tables are
     used. The interval is a cluster bootstrap of the difference. The p-value comes from swapping
     the two systems' outputs for whole speakers: all 2^n_speakers ways up to 12 speakers, else
-    ``n_permutations`` random ones (the observed one counted, so p is never 0). UAR and WAR are
-    linear in the number of right answers per class once the truth is fixed, which makes a swap a
-    change of sign.
+    ``n_permutations`` random ones (the observed one counted, so p is never 0). Once the truth is
+    fixed, these metrics are linear in the number of right answers per class (of a multi-label
+    table: per class, yes and no apart), which makes a swap a change of sign.
 
     Parameters
     ----------
     a, b
         The two systems' tables; the sign of the result is a minus b.
     metric
-        ``uar`` or ``war``.
+        ``uar`` or ``war``; of multi-label tables ``binary_uar``.
     n, n_permutations, seed, level
         Of the resampling.
 
     Raises
     ------
     InputError
-        If no utterance is in both tables, or they disagree about a truth or a speaker.
+        If the metric is not one of the tables, no utterance is in both of them, or they disagree
+        about a truth, a speaker or, where there are several to an utterance, the classes.
     """
-    if metric not in ("uar", "war"):
-        raise InputError(f"no paired test of '{metric}', expected uar or war")
-    if a.multi_label or b.multi_label:
-        raise InputError(
-            "no paired test of predictions with several classes per utterance: compare their "
-            "intervals"
-        )
+    _check_paired(a, b, metric)
     _check_resampling(n, level)
     # A foreign table may not name its corpus; ids alone have to do then.
     by_corpus = bool(a.corpora[0]) and bool(b.corpora[0])
-    right_a, truth_a, speakers_a = _right_by_utterance(a, by_corpus=by_corpus)
-    right_b, truth_b, speakers_b = _right_by_utterance(b, by_corpus=by_corpus)
+    right_a, truth_a, speakers_a = _right_by_utterance(a, a.classes, by_corpus=by_corpus)
+    right_b, truth_b, speakers_b = _right_by_utterance(b, a.classes, by_corpus=by_corpus)
     common = [key for key in right_a if key in right_b]
     if not common:
         raise InputError(
@@ -288,22 +284,17 @@ def paired_test(
     groups = speakers if kind == "speaker" else common
     group_names = {name: number for number, name in enumerate(dict.fromkeys(groups))}
     group = np.asarray([group_names[name] for name in groups], dtype=np.int64)
-    names = {label: number for number, label in enumerate(sorted(set(truth_a[k] for k in common)))}
-    target = np.asarray([names[truth_a[key]] for key in common], dtype=np.int64)
+    asked = _questions([truth_a[key] for key in common], metric, a.classes)
     gain = np.asarray([right_a[key] - right_b[key] for key in common], dtype=np.float64)
-
-    n_groups, n_classes = len(group_names), len(names)
-    if metric == "war":
-        target, n_classes = np.zeros_like(target), 1
-    cell = group * n_classes + target
-    shape = (n_groups, n_classes)
-    gains = np.zeros(shape, dtype=np.float64)
-    np.add.at(gains, (group, target), gain)
-    sizes = np.bincount(cell, minlength=n_groups * n_classes).reshape(shape)
+    n_groups = len(group_names)
+    gains = np.zeros((n_groups, *asked.shape[1:]), dtype=np.float64)
+    np.add.at(gains, group, asked * gain[:, :, None])
+    sizes = np.zeros(gains.shape, dtype=np.int64)
+    np.add.at(sizes, group, asked)
 
     generator = np.random.default_rng(seed)
     low, high = _difference_interval(gains, sizes, generator, n=n, level=level)
-    effects = (gains / sizes.sum(axis=0)).mean(axis=1)  # what each cluster adds to the difference
+    effects = _balanced(gains, sizes.sum(axis=0))  # what each cluster adds to the difference
     difference = float(effects.sum())
     p, p_smallest, exact = _sign_flip(effects, generator, n_permutations)
     if not np.any(effects):
@@ -354,6 +345,26 @@ def holm(p_values: Sequence[float]) -> tuple[float, ...]:
         highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[index]))
         adjusted[index] = highest
     return tuple(adjusted)
+
+
+def _check_paired(a: Predictions, b: Predictions, metric: PairedMetric) -> None:
+    """Refuse a metric that the tables do not have, and questions of one that the other lacks."""
+    if metric not in get_args(PairedMetric):
+        raise InputError(
+            f"no paired test of '{metric}', expected one of {', '.join(get_args(PairedMetric))}"
+        )
+    of_sets = metric == "binary_uar"
+    if a.multi_label != of_sets or b.multi_label != of_sets:
+        raise InputError(
+            f"a paired test of {metric} needs two tables with "
+            f"{'several classes' if of_sets else 'one class'} per utterance: test multi-label "
+            "tables by binary_uar, others by uar or war"
+        )
+    if of_sets and set(a.classes) != set(b.classes):
+        raise InputError(
+            f"classes are {', '.join(a.classes)} in one table and {', '.join(b.classes)} in the "
+            "other: a mean over classes needs the same ones"
+        )
 
 
 def _check_resampling(n: int, level: float) -> None:
@@ -442,32 +453,72 @@ def _cluster_counts(predictions: Predictions, codes: Counts, n_clusters: int) ->
 
 
 def _right_by_utterance(
-    predictions: Predictions, *, by_corpus: bool
-) -> tuple[dict[str, float], dict[str, str], dict[str, str]]:
+    predictions: Predictions, classes: Sequence[str], *, by_corpus: bool
+) -> tuple[dict[str, NDArray[np.float64]], dict[str, str], dict[str, str]]:
     """Share of seeds that got each utterance right, its truth and its speaker.
 
-    Where several folds test an utterance, each counts. One that is not tested under every seed is
-    left out.
+    There is one share, or in a multi-label table one per class, in the order of ``classes``. Where
+    several folds test an utterance, each counts. One that is not tested under every seed is left
+    out.
     """
     n_seeds = len(predictions.seed_values)
-    right: dict[str, list[bool]] = {}
+    if predictions.multi_label:
+        columns = [predictions.classes.index(label) for label in classes]
+        hits = (predictions.truth_sets == predictions.predicted_sets)[:, columns]
+    else:
+        hits = (predictions.truth == predictions.predicted)[:, None]
+    right: dict[str, list[NDArray[np.bool_]]] = {}
     seeds: dict[str, set[int]] = {}
     truth: dict[str, str] = {}
     speakers: dict[str, str] = {}
-    for key, label, guess, speaker, seed in zip(
+    for key, label, hit, speaker, seed in zip(
         predictions.keys if by_corpus else predictions.ids.tolist(),
         predictions.truth.tolist(),
-        predictions.predicted.tolist(),
+        hits,
         predictions.speakers.tolist(),
         predictions.seeds.tolist(),
         strict=True,
     ):
-        right.setdefault(key, []).append(label == guess)
+        right.setdefault(key, []).append(hit)
         seeds.setdefault(key, set()).add(seed)
         truth[key] = label
         speakers[key] = speaker
-    full = {key: sum(hits) / len(hits) for key, hits in right.items() if len(seeds[key]) == n_seeds}
+    full = {
+        key: np.sum(rows, axis=0) / len(rows)
+        for key, rows in right.items()
+        if len(seeds[key]) == n_seeds
+    }
     return full, truth, speakers
+
+
+def _questions(
+    truth: Sequence[str], metric: PairedMetric, classes: Sequence[str]
+) -> NDArray[np.bool_]:
+    """Tell where the answer to each utterance counts, (n_utterances, n_classes, n_sides).
+
+    UAR asks an utterance of its class alone, WAR asks all of one class, and the two-class UAR asks
+    each of every class, on the side of those that have it or of those that do not.
+    """
+    if metric == "war":
+        return np.ones((len(truth), 1, 1), dtype=np.bool_)
+    if metric == "uar":
+        labels = np.asarray(truth)
+        return np.asarray(labels[:, None, None] == np.unique(labels)[None, :, None])
+    has = np.asarray([[label in text.split(SET_MARK) for label in classes] for text in truth])
+    return np.stack([has, ~has], axis=2)
+
+
+def _balanced(gain: NDArray[np.float64], size: NDArray[Any]) -> NDArray[np.float64]:
+    """Average gain per answer over the sides of a class, and that over the classes.
+
+    Both are (..., n_classes, n_sides); the first side holds the utterances of the class. A side
+    without answers is left out, and so is a class that no utterance has.
+    """
+    present = size > 0
+    share = np.divide(gain, size, out=np.zeros_like(gain), where=present)
+    per_class = share.sum(axis=-1) / np.maximum(present.sum(axis=-1), 1)
+    occurs = present[..., 0]
+    return np.asarray((per_class * occurs).sum(axis=-1) / occurs.sum(axis=-1))
 
 
 def _difference_interval(
@@ -478,15 +529,12 @@ def _difference_interval(
     n: int,
     level: float,
 ) -> tuple[float, float]:
-    """Bootstrap the mean over classes of gain per utterance; both (n_clusters, n_classes)."""
-    rows, weights = np.unique(np.concatenate([gains, sizes], axis=1), axis=0, return_counts=True)
-    n_classes = gains.shape[1]
+    """Bootstrap the balanced mean of gains; both (n_clusters, n_classes, n_sides)."""
+    flat = np.concatenate([gains.reshape(len(gains), -1), sizes.reshape(len(sizes), -1)], axis=1)
+    rows, weights = np.unique(flat, axis=0, return_counts=True)
     drawn = generator.multinomial(len(gains), weights / len(gains), size=n)
-    sums = drawn @ rows  # (n, 2 * n_classes)
-    gain, size = sums[:, :n_classes], sums[:, n_classes:]
-    present = size > 0
-    per_class = np.divide(gain, size, out=np.zeros_like(gain), where=present)
-    replicates = per_class.sum(axis=1) / present.sum(axis=1)
+    sums = (drawn @ rows).reshape(n, 2, *gains.shape[1:])
+    replicates = _balanced(sums[:, 0], sums[:, 1])
     tail = _tail(level, len(gains))
     low, high = np.quantile(replicates, [tail, 1 - tail])
     return float(low), float(high)
