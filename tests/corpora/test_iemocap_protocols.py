@@ -11,6 +11,7 @@ from types import ModuleType
 import pytest
 
 from serkit import corpora
+from serkit.corpora import iemocap
 from serkit.corpora.leaks import check_leaks
 from serkit.corpora.manifest import CorpusError
 from serkit.corpora.splits import SPLITS, SplitOptions, make_folds, protocol_words
@@ -170,7 +171,7 @@ def test_recordings_pass_for_nothing_but_speaker_dependent(four_classes: list[Ut
         ("leave_one_speaker_out", "session_partner", {"speaker", "session"}),
         ("leave_one_session_out", "session", {"speaker", "session"}),
         ("leave_one_session_out", "other_speaker", {"speaker", "session"}),
-        ("speaker_and_script", "speaker_and_script", {"speaker"}),
+        ("speaker_and_script", "speaker_and_script", {"speaker", "script"}),
     ],
 )
 def test_folds_by_speaker_pass_the_leak_check(
@@ -226,7 +227,59 @@ def test_a_script_in_test_is_in_no_other_part_in_any_take(
 
 def test_scripts_apart_need_no_warning_of_shared_sentences() -> None:
     assert protocol_words("speaker_and_script", "speaker_and_script") == ()
-    assert protocol_words("speaker_and_script") == ("dev shares sentences with train",)
+    assert protocol_words("speaker_and_script") == ("dev shares scripts with train",)
+
+
+def named(*turns: str) -> list[Utterance]:
+    """Read turns by the names of their files alone."""
+    read = [iemocap.parse(Path(f"{turn}.wav"), turn) for turn in turns]
+    assert None not in read
+    return [turn for turn in read if turn is not None]
+
+
+def test_scripts_shared_across_sessions_are_a_note_and_a_warning() -> None:
+    turns = named(
+        "Ses01F_script01_1_F000", "Ses01F_impro02_M000", "Ses01M_script03_2_M000",
+        "Ses02M_script01_1b_M003", "Ses02F_impro02_F001", "Ses02F_script02_2_F000",
+    )  # fmt: skip
+    split = SPLITS["leave_one_session_out"]
+    folds = make_folds(turns, "leave_one_session_out", SplitOptions(dev="none"))
+    report = check_leaks(turns, folds, separates=split.separates)
+    assert not report.broken
+    assert "script" not in report.kept_apart
+    line = "note: train and test share 2 scripts in folds session-Ses01 and session-Ses02"
+    assert f"{line} (impro02, script01_1)" in report.lines()
+    assert report.scripts_shared
+    words = protocol_words("leave_one_session_out", scripts_shared=report.scripts_shared)
+    assert "scripts shared" in words
+
+
+def test_a_shared_script_breaks_the_promise_to_keep_scripts_apart() -> None:
+    turns = named("Ses01F_script01_1_F000", "Ses02M_script01_1b_M003", "Ses03F_impro02_F001")
+    fold = Fold(name="one", train=(turns[0].id, turns[2].id), dev=(), test=(turns[1].id,))
+    promised = SPLITS["speaker_and_script"].separates
+    with pytest.raises(CorpusError, match=r"share 1 script in fold one \(script01_1\)"):
+        check_leaks(turns, [fold], separates=promised).raise_if_broken()
+    apart = Fold(name="two", train=(turns[0].id, turns[1].id), dev=(), test=(turns[2].id,))
+    report = check_leaks(turns, [apart], separates=promised)
+    assert not report.findings
+    assert report.kept_apart == {"speaker", "script", "session"}
+
+
+def test_only_names_like_these_are_read_as_scripts_where_none_are_promised() -> None:
+    videos = [
+        Utterance(
+            id=f"clip{i}", path=Path(f"{i}.mp4"), corpus="videos", label="sad", speaker=video,
+            dialogue=video,
+        )
+        for i, video in enumerate(("3Fq_g", "pTw_g"))
+    ]  # fmt: skip
+    fold = Fold(name="one", train=("clip0",), dev=(), test=("clip1",))
+    report = check_leaks(videos, [fold], separates={"speaker"})
+    assert not report.findings
+    assert "script" not in report.kept_apart
+    promised = check_leaks(videos, [fold], separates={"script"})
+    assert [finding.items for finding in promised.broken] == [("g",)]
 
 
 def test_recordings_and_scripts_need_the_names_of_dialogues(four_classes: list[Utterance]) -> None:

@@ -8,6 +8,7 @@ import pytest
 from serkit.corpora.manifest import CorpusError
 from serkit.corpora.splits import (
     DEV_RULES,
+    SCRIPTS_SHARED,
     SELECTED_ON_TEST,
     SENTENCES_SHARED,
     SPEAKER_DEPENDENT,
@@ -17,6 +18,7 @@ from serkit.corpora.splits import (
     make_folds,
     protocol_words,
     read_folds_csv,
+    script_of,
     write_folds_csv,
 )
 from serkit.types import Fold, Utterance
@@ -193,8 +195,11 @@ def test_splits_keep_apart_what_they_promise_under_every_dev_rule(
     for fold in make_folds(utterances, split_name, options):
         for axis in SPLITS[split_name].separates:
 
-            def values(ids: tuple[str, ...], axis: str = axis) -> set[tuple[str, str]]:
-                return {(by_id[uid].corpus, getattr(by_id[uid], axis)) for uid in ids}
+            def values(ids: tuple[str, ...], axis: str = axis) -> set[tuple[str, str | None]]:
+                members = [by_id[uid] for uid in ids]
+                if axis == "script":
+                    return {(member.corpus, script_of(member)) for member in members}
+                return {(member.corpus, getattr(member, axis)) for member in members}
 
             assert not values(fold.test) & values(fold.train)
             assert not values(fold.test) & values(fold.dev)
@@ -448,6 +453,19 @@ def test_words_of_official_parts_follow_what_was_found() -> None:
         "dev shares speakers with train",
     )
     assert protocol_words("official", "none", separates=()) == (SPEAKER_DEPENDENT, SENTENCES_SHARED)
+
+
+def test_words_name_scripts_where_they_were_found_shared() -> None:
+    assert protocol_words("leave_one_session_out", scripts_shared=True) == (SCRIPTS_SHARED,)
+    assert protocol_words("random_folds", "test", scripts_shared=True) == (
+        SPEAKER_DEPENDENT,
+        SCRIPTS_SHARED,
+        SELECTED_ON_TEST,
+    )
+    assert protocol_words("official", separates={"speaker", "script"}) == (
+        "dev shares speakers with train",
+        "dev shares scripts with train",
+    )
 
 
 # Errors.

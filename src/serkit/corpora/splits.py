@@ -2,9 +2,9 @@
 
 A *split* is a rule that makes folds; a *dev rule* says how each fold's dev part is carved out of
 what the split leaves for training. Both are chosen by name from :data:`SPLITS` and
-:data:`DEV_RULES`, both are deterministic, and both state which axes (speaker, sentence, session,
-corpus) they keep apart, so that a report can say *speaker-independent* where it is true and carry
-the warning words of :func:`protocol_words` where it is not.
+:data:`DEV_RULES`, both are deterministic, and both state which axes (speaker, sentence, script,
+session, corpus) they keep apart, so that a report can say *speaker-independent* where it is true
+and carry the warning words of :func:`protocol_words` where it is not.
 
 Only labels and names are looked at, never audio. Parts keep the order in which the utterances were
 given; apart from ``random_folds`` and ``stratified_folds``, whose definition is an order, the
@@ -40,6 +40,7 @@ from serkit.types import Fold, Utterance
 __all__ = [
     "AXES",
     "DEV_RULES",
+    "SCRIPTS_SHARED",
     "SELECTED_ON_TEST",
     "SENTENCES_SHARED",
     "SPEAKER_DEPENDENT",
@@ -51,18 +52,21 @@ __all__ = [
     "make_folds",
     "protocol_words",
     "read_folds_csv",
+    "script_of",
     "write_folds_csv",
 ]
 
-AXES = ("speaker", "sentence", "session", "corpus")
+AXES = ("speaker", "sentence", "script", "session", "corpus")
 
 # The words that tables, reports and checkpoints carry. Other code compares with these constants.
 SPEAKER_DEPENDENT = "speaker-dependent"
 SELECTED_ON_TEST = "selected on test"
 SENTENCES_SHARED = "sentences shared"
+SCRIPTS_SHARED = "scripts shared"
 _DEV_SHARES = {
     "speaker": "dev shares speakers with train",
     "sentence": "dev shares sentences with train",
+    "script": "dev shares scripts with train",
 }
 
 _PARTS = ("train", "dev", "test")
@@ -231,7 +235,11 @@ def dev_rule_of(split_name: str, dev: str | None) -> str:
 
 
 def protocol_words(
-    split_name: str, dev: str | None = None, *, separates: Collection[str] | None = None
+    split_name: str,
+    dev: str | None = None,
+    *,
+    separates: Collection[str] | None = None,
+    scripts_shared: bool = False,
 ) -> tuple[str, ...]:
     """List the warning words that every table and checkpoint made under a protocol must carry.
 
@@ -244,11 +252,15 @@ def protocol_words(
     separates
         Axes that were found apart (:attr:`serkit.corpora.leaks.LeakReport.kept_apart`), where
         the name alone cannot tell: ``official`` parts, folds read from a file.
+    scripts_shared
+        Whether scripts were found in train and test
+        (:attr:`serkit.corpora.leaks.LeakReport.scripts_shared`), which no name can tell: few
+        corpora have any.
 
     Returns
     -------
     words
-        Empty for a protocol that shares neither speakers nor sentences.
+        Empty for a protocol that shares neither speakers nor what they say.
 
     >>> protocol_words("random_folds", "test")
     ('speaker-dependent', 'sentences shared', 'selected on test')
@@ -268,7 +280,9 @@ def protocol_words(
     else:
         if "speaker" not in promised:
             words.append(SPEAKER_DEPENDENT)
-        if not promised & {"sentence", "corpus"}:
+        if scripts_shared:
+            words.append(SCRIPTS_SHARED)
+        elif not promised & {"sentence", "script", "corpus"}:
             words.append(SENTENCES_SHARED)
     if rule_name == "test":
         words.append(SELECTED_ON_TEST)
@@ -276,6 +290,20 @@ def protocol_words(
         kept = DEV_RULES[rule_name].separates
         words += [_DEV_SHARES[axis] for axis in _DEV_SHARES if axis in promised - kept]
     return tuple(words)
+
+
+def script_of(utterance: Utterance) -> str | None:
+    """Name the script that a dialogue plays, whatever the take; ``None`` without a dialogue.
+
+    >>> from types import SimpleNamespace
+    >>> script_of(SimpleNamespace(dialogue="Ses05M_script01_1b"))
+    'script01_1'
+    """
+    if not utterance.dialogue:
+        return None
+    corpus, slash, name = utterance.dialogue.rpartition("/")
+    script = name.partition("_")[2] or name
+    return corpus + slash + re.sub(r"(?<=\d)[a-z]$", "", script)
 
 
 def write_folds_csv(folds: Sequence[Fold], path: Path | str) -> None:
@@ -757,7 +785,7 @@ SPLITS: Mapping[str, Split] = {
     ),
     "speaker_and_script": Split(
         make=_speaker_and_script,
-        separates=frozenset({"speaker", "sentence"}),
+        separates=frozenset({"speaker", "script"}),
         default_dev="speaker",
         summary="speaker groups x groups of scripts (from the dialogues' names), for corpora that "
         "play the same scripts in several sessions; the training part shares neither",
@@ -831,7 +859,7 @@ DEV_RULES: Mapping[str, DevRule] = {
     ),
     "speaker_and_script": DevRule(
         carve=partial(_dev_speaker_and, axis="script"),
-        separates=frozenset({"speaker", "sentence"}),
+        separates=frozenset({"speaker", "script"}),
         summary="n_dev speakers playing n_dev scripts; train keeps neither",
     ),
     "session_partner": DevRule(
@@ -899,16 +927,13 @@ def _value(utterance: Utterance, axis: _Axis) -> str | None:
     >>> [_value(turn, axis) for axis in ("recording", "script", "speaker")]
     ['Ses05M', 'script01_1', 'Ses05F']
     """
-    if axis not in _FIELD_OF:
-        value: str | None = getattr(utterance, axis)
-        return value
-    if not utterance.dialogue:
-        return None
-    corpus, slash, name = utterance.dialogue.rpartition("/")
-    recording, _, script = name.partition("_")
     if axis == "script":
-        return corpus + slash + re.sub(r"(?<=\d)[a-z]$", "", script or name)
-    return corpus + slash + recording
+        return script_of(utterance)
+    if axis == "recording":
+        corpus, slash, name = (utterance.dialogue or "").rpartition("/")
+        return corpus + slash + name.partition("_")[0] or None
+    value: str | None = getattr(utterance, axis)
+    return value
 
 
 def _values(utterances: Iterable[Utterance], axis: _Axis) -> list[str]:
@@ -1034,11 +1059,12 @@ def _require_apart(
     other: tuple[str, list[Utterance]],
     promise: Split | DevRule,
 ) -> None:
-    for axis in ("speaker", "sentence"):
+    axes: tuple[_Axis, ...] = ("speaker", "sentence", "script")
+    for axis in axes:
         if axis not in promise.separates:
             continue
-        shared = {getattr(u, axis) for u in one[1]} & {getattr(u, axis) for u in other[1]}
-        shared.discard(None)
+        shared = {_value(u, axis) or "" for u in one[1]} & {_value(u, axis) for u in other[1]}
+        shared.discard("")
         if shared:
             raise CorpusError(
                 f"{split_name}, fold {fold_name}: {one[0]} and {other[0]} would share the {axis} "

@@ -338,7 +338,12 @@ def _protocol(config: ExperimentConfig, folds: Sequence[Fold], leaks: LeakReport
         found = leaks.kept_apart if p.split == "official" else None
     selection = config.training.select
     on_test = dev == "test" and selection == "best_dev"
-    words = protocol_words(split, dev if dev != "test" or on_test else "none", separates=found)
+    words = protocol_words(
+        split,
+        dev if dev != "test" or on_test else "none",
+        separates=found,
+        scripts_shared=leaks.scripts_shared,
+    )
     return {
         "split": p.folds_file or p.split,
         "n_folds": len(folds),
