@@ -129,7 +129,7 @@ def run(corpora, tmp_path_factory):
 @pytest.fixture
 def undrawn(monkeypatch):
     """Leave out the drawing of figures, which takes longer than all the rest of a small run."""
-    monkeypatch.setattr("serkit.evaluation.figures._svg", lambda *_, **__: "<svg></svg>")
+    monkeypatch.setattr("serkit.evaluation.figures.to_svg", lambda *_, **__: "<svg></svg>")
 
 
 def rows(path: Path) -> list[dict[str, str]]:

@@ -184,7 +184,7 @@ def test_a_stream_remembers_no_more_than_it_may_see():
     for _ in range(10):
         _, state = model.stream(state, torch.randn(1, 30, 80))
     assert state is not None
-    assert {past.keys_values.shape[1] for past in state.pasts} == {6}
+    assert {past.keys_values.shape[1] for past in state.memories} == {6}
 
 
 @pytest.mark.parametrize("name", ["conformer", "deepspeech2"])

@@ -15,7 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serkit.audio import Waveform
-from serkit.evaluation.figures import _HUES, _MUTED, _SECOND, _figure, _legend_above, _svg
+from serkit.evaluation.figures import (
+    FULL_WIDTH_IN,
+    HUES,
+    MUTED,
+    SECOND,
+    figure_canvas,
+    legend_above,
+    to_svg,
+)
 from serkit.evaluation.report import render_page
 from serkit.files import write_atomically
 from serkit.video import Frame, read_clip
@@ -27,7 +35,6 @@ _PICTURE_SIDE = 160  # pixels
 _LOUDNESS_HOP_S = 0.05
 _QUIETEST_DB = -60.0
 _SCORES = ("fused", "text", "audio", "vision")
-_FULL_WIDTH_IN = 9.4
 
 
 def write_clip_page(
@@ -81,12 +88,14 @@ def write_clip_page(
             "caution": caution,
             "version": version,
             "p": prediction,
-            "labels": {k: v for k, v in prediction.items() if k.startswith("label_")},
-            "scores": {name: prediction["scores"][name] for name in _SCORES},
-            "planted": dict(planted or {}),
+            "labels": {k: v for k, v in prediction.items() if k.startswith("label")},
+            "streams": _SCORES,
+            "of_classes": _of_classes(prediction),
+            "rows": _rows(prediction, planted or {}),
+            "windows": _windows(prediction),
             "pictures": pictures,
             "loudness": loudness,
-            "over_time": _scores_figure(prediction["over_time"]),
+            "over_time": _scores_figure(prediction),
             "facts": list(facts),
         },
     )
@@ -112,26 +121,57 @@ def loudness_db(waveform: Waveform, sample_rate: int) -> tuple[NDArray[Any], NDA
 
 def _loudness_figure(waveform: Waveform, sample_rate: int) -> str:
     times, decibels = loudness_db(waveform, sample_rate)
-    with _figure(_FULL_WIDTH_IN, 1.5) as figure:
+    with figure_canvas(FULL_WIDTH_IN, 1.5) as figure:
         axes = figure.subplots()
-        axes.fill_between(times, _QUIETEST_DB, decibels, color=_HUES[0], alpha=0.35, linewidth=0)
-        axes.plot(times, decibels, color=_HUES[0], linewidth=1.1)
+        axes.fill_between(times, _QUIETEST_DB, decibels, color=HUES[0], alpha=0.35, linewidth=0)
+        axes.plot(times, decibels, color=HUES[0], linewidth=1.1)
         axes.set_xlim(0, len(waveform) / sample_rate)
         axes.set_ylim(_QUIETEST_DB, 0)
         axes.set_xlabel("seconds")
         axes.set_ylabel("dB")
         axes.set_title("Loudness")
-        return _svg(figure, name="loudness", alt="Loudness of the sound over time")
+        return to_svg(figure, name="loudness", alt="Loudness of the sound over time")
 
 
-def _scores_figure(windows: Sequence[Mapping[str, Any]]) -> str:
-    """Draw the score of each stream at the middle of its windows."""
+def _of_classes(prediction: Mapping[str, Any]) -> bool:
+    """Tell whether a model of classes was asked: then a score is a probability for each."""
+    return isinstance(prediction["scores"]["fused"], Mapping)
+
+
+def _rows(
+    prediction: Mapping[str, Any], planted: Mapping[str, float]
+) -> list[tuple[str, list[float | None]]]:
+    """Lay out what the streams say: a row of numbers, or one for each class."""
+    scores = prediction["scores"]
+    if _of_classes(prediction):
+        return [
+            (name, [None if scores[one] is None else scores[one][name] for one in _SCORES])
+            for name in scores["fused"]
+        ]
+    rows = [("found", [scores[one] for one in _SCORES])]
+    return [*rows, ("planted", [planted.get(one) for one in _SCORES])] if planted else rows
+
+
+def _windows(prediction: Mapping[str, Any]) -> dict[str, list[float | None]]:
+    """Give what the windows say in order: the score of each stream, or of each class, fused."""
+    windows = prediction["over_time"]
+    if not _of_classes(prediction):
+        return {name: [window[name] for window in windows] for name in _SCORES}
+    return {
+        name: [None if window["fused"] is None else window["fused"][name] for window in windows]
+        for name in prediction["scores"]["fused"]
+    }
+
+
+def _scores_figure(prediction: Mapping[str, Any]) -> str:
+    """Draw the score of each stream, or of each class, at the middle of the windows."""
+    windows, of_classes = prediction["over_time"], _of_classes(prediction)
     times = np.array([(window["start_s"] + window["end_s"]) / 2 for window in windows])
-    with _figure(_FULL_WIDTH_IN, 2.9) as figure:
+    with figure_canvas(FULL_WIDTH_IN, 2.9) as figure:
         axes = figure.subplots()
-        axes.axhline(0, color=_MUTED, linewidth=0.9)
-        for number, name in enumerate(_SCORES):
-            values = [np.nan if w[name] is None else w[name] for w in windows]
+        axes.axhline(0, color=MUTED, linewidth=0.9)
+        for number, (name, found) in enumerate(_windows(prediction).items()):
+            values = [np.nan if value is None else value for value in found]
             if np.isnan(values).all():
                 continue
             fused = name == "fused"
@@ -139,22 +179,23 @@ def _scores_figure(windows: Sequence[Mapping[str, Any]]) -> str:
                 times,
                 values,
                 marker="o",
-                color=_SECOND if fused else _HUES[number - 1],
+                color=SECOND if fused else HUES[(number - 1) % len(HUES)],
                 linewidth=2.4 if fused else 1.2,
                 markersize=5 if fused else 3,
                 label=name,
             )
         low, high = axes.get_ylim()
-        axes.set_ylim(min(low, -1.05), max(high, 1.05))
+        axes.set_ylim(-0.05 if of_classes else min(low, -1.05), max(high, 1.05))
         axes.set_xlim(0, max((float(window["end_s"]) for window in windows), default=0) or 1)
         axes.set_xlabel("seconds (middle of the window)")
-        axes.set_ylabel("sentiment")
-        axes.set_title("Sentiment over time")
-        _legend_above(axes)
-        return _svg(
+        what = "probability" if of_classes else "sentiment"
+        axes.set_ylabel(what)
+        axes.set_title(f"{what.capitalize()} over time")
+        legend_above(axes)
+        return to_svg(
             figure,
             name="scores",
-            alt=f"Sentiment in {len(windows)} windows, of the clip as a whole and of each stream",
+            alt=f"{what.capitalize()} in {len(windows)} windows, line by line as in the table",
         )
 
 

@@ -31,17 +31,24 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = [
+    "FULL_WIDTH_IN",
+    "HUES",
+    "MUTED",
+    "SECOND",
     "curves_figure",
     "embedding_figure",
+    "figure_canvas",
+    "legend_above",
     "noise_figure",
     "reliability_figure",
     "series_figure",
     "speakers_figure",
+    "to_svg",
     "truth_figure",
 ]
 
 # Placeholders that cannot occur otherwise -> what the page's style sheet calls them.
-_INK, _MUTED, _GRID, _ACCENT, _SECOND, _PANEL = (
+INK, MUTED, GRID, ACCENT, SECOND, PANEL = (
     "#010203",
     "#020304",
     "#030405",
@@ -50,15 +57,15 @@ _INK, _MUTED, _GRID, _ACCENT, _SECOND, _PANEL = (
     "#060708",
 )
 _CSS = {
-    _INK: "var(--ink)",
-    _MUTED: "var(--muted)",
-    _GRID: "var(--line)",
-    _ACCENT: "var(--accent)",
-    _SECOND: "var(--second)",
-    _PANEL: "var(--panel)",
+    INK: "var(--ink)",
+    MUTED: "var(--muted)",
+    GRID: "var(--line)",
+    ACCENT: "var(--accent)",
+    SECOND: "var(--second)",
+    PANEL: "var(--panel)",
 }
 # Ten hues of middle lightness, legible on white and on near-black; shapes repeat the distinction.
-_HUES = (
+HUES = (
     "#3f73d8",
     "#e07b28",
     "#2f9e6e",
@@ -72,16 +79,16 @@ _HUES = (
 )
 # What the placeholders are in a file of its own, which has no page around it.
 _ON_WHITE = {
-    _INK: "#16202c",
-    _MUTED: "#566372",
-    _GRID: "#dfe4ea",
-    _ACCENT: "#2c62c9",
-    _SECOND: "#b4531a",
-    _PANEL: "#ffffff",
+    INK: "#16202c",
+    MUTED: "#566372",
+    GRID: "#dfe4ea",
+    ACCENT: "#2c62c9",
+    SECOND: "#b4531a",
+    PANEL: "#ffffff",
 }
-_IN_BITMAP = {_ACCENT: _HUES[0], _SECOND: _HUES[1]}
+_IN_BITMAP = {ACCENT: HUES[0], SECOND: HUES[1]}
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "*", "h")
-_FULL_WIDTH_IN = 9.4
+FULL_WIDTH_IN = 9.4
 _MAX_POINTS_AS_VECTOR = 6_000  # beyond this a bitmap inside the SVG is smaller
 _MAX_CURVE_POINTS = 150  # per line; more cannot be told apart in print
 _MAX_NAMED_SPEAKERS = 40
@@ -97,20 +104,20 @@ def speakers_figure(
     ranked = sorted(speakers, key=lambda group: -group.uar)
     named = len(ranked) <= _MAX_NAMED_SPEAKERS
     height = 0.9 + (0.27 * len(ranked) if named else 3.2)
-    with _figure(_FULL_WIDTH_IN, height) as figure:
+    with figure_canvas(FULL_WIDTH_IN, height) as figure:
         axes = figure.subplots()
         position = np.arange(len(ranked))
         values = 100 * np.asarray([group.uar for group in ranked])
         axes.barh(
-            position, values, height=0.66 if named else 1.0, color=_ACCENT, alpha=0.8, linewidth=0
+            position, values, height=0.66 if named else 1.0, color=ACCENT, alpha=0.8, linewidth=0
         )
         spread = [100 * (group.uar_sd or 0.0) for group in ranked]
         if named and any(spread):
             axes.errorbar(
-                values, position, xerr=spread, fmt="none", ecolor=_INK, elinewidth=1, capsize=2.5
+                values, position, xerr=spread, fmt="none", ecolor=INK, elinewidth=1, capsize=2.5
             )
-        _reference_line(axes, 100 * pooled_uar, "all speakers pooled", _INK, "-")
-        _reference_line(axes, 100 * baseline_uar, "majority baseline", _SECOND, "--")
+        _reference_line(axes, 100 * pooled_uar, "all speakers pooled", INK, "-")
+        _reference_line(axes, 100 * baseline_uar, "majority baseline", SECOND, "--")
         axes.set_xlim(0, 100)
         axes.set_ylim(len(ranked) - 0.4, -0.6)
         if named:
@@ -119,8 +126,8 @@ def speakers_figure(
         axes.set_xlabel("UAR (UA), %")
         axes.set_title("UAR by speaker")
         axes.grid(visible=False, axis="y")
-        _legend_above(axes)
-        return _svg(
+        legend_above(axes)
+        return to_svg(
             figure,
             name="speakers",
             alt="UAR of each speaker in percent: "
@@ -133,26 +140,26 @@ def curves_figure(curves: Curves, *, dev_name: str, score_name: str = "UAR (UA)"
     short = score_name.split(" (")[0]
     members = curves.members()
     n_panels = 1 + (curves.has_dev and bool(np.isfinite(curves.dev_uar).any()))
-    with _figure(_FULL_WIDTH_IN, 3.5) as figure:
+    with figure_canvas(FULL_WIDTH_IN, 3.5) as figure:
         panels = np.atleast_1d(figure.subplots(1, n_panels))
         loss, score = panels[0], panels[-1]
         as_bitmap = len(members) * _MAX_CURVE_POINTS > 4 * _MAX_POINTS_AS_VECTOR
-        _draw_lines(loss, curves, curves.train_loss, members, _ACCENT, "train", as_bitmap)
+        _draw_lines(loss, curves, curves.train_loss, members, ACCENT, "train", as_bitmap)
         if np.isfinite(curves.dev_loss).any():
-            _draw_lines(loss, curves, curves.dev_loss, members, _SECOND, dev_name, as_bitmap)
+            _draw_lines(loss, curves, curves.dev_loss, members, SECOND, dev_name, as_bitmap)
         loss.set_title("Loss")
         loss.set_ylabel("loss")
         loss.set_ylim(bottom=0)
-        _legend_above(loss)
+        legend_above(loss)
         if n_panels == 2:
-            _draw_lines(score, curves, 100 * curves.dev_uar, members, _SECOND, dev_name, as_bitmap)
+            _draw_lines(score, curves, 100 * curves.dev_uar, members, SECOND, dev_name, as_bitmap)
             kept = np.flatnonzero(curves.selected & np.isfinite(curves.dev_uar))
             if len(kept):
                 score.plot(
                     curves.epochs[kept],
                     100 * curves.dev_uar[kept],
                     "o",
-                    color=_INK,
+                    color=INK,
                     markersize=4,
                     markeredgewidth=0,
                     label="epoch kept",
@@ -160,11 +167,11 @@ def curves_figure(curves: Curves, *, dev_name: str, score_name: str = "UAR (UA)"
             score.set_title(short[0].upper() + short[1:])
             score.set_ylabel(f"{score_name}, %")
             score.set_ylim(0, 100)
-            _legend_above(score)
+            legend_above(score)
         for axes in panels:
             axes.set_xlabel("epoch")
             axes.set_xlim(0, curves.epochs.max())
-        return _svg(
+        return to_svg(
             figure,
             name="curves",
             alt=f"Learning curves of {len(members)} training runs: loss"
@@ -180,27 +187,27 @@ def reliability_figure(predictions: Predictions, *, n_bins: int = 15) -> str:
     bins = reliability(predictions.scores, predictions.truth_index, n_bins)
     filled = bins.n > 0
     centers, width = (bins.edges[:-1] + bins.edges[1:]) / 2, 1 / n_bins
-    with _figure(4.6, 4.1) as figure:
+    with figure_canvas(4.6, 4.1) as figure:
         upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3.2, 1))
         upper.bar(
             100 * centers[filled],
             100 * bins.accuracy[filled],
             width=92 * width,
-            color=_ACCENT,
+            color=ACCENT,
             alpha=0.8,
             linewidth=0,
             label="right",
         )
-        upper.plot([0, 100], [0, 100], "--", color=_INK, linewidth=1, label="perfectly calibrated")
+        upper.plot([0, 100], [0, 100], "--", color=INK, linewidth=1, label="perfectly calibrated")
         upper.set_title("Reliability")
         upper.set_ylim(0, 100)
         upper.set_ylabel("accuracy, %")
-        _legend_above(upper)
-        lower.bar(100 * centers, 100 * bins.n / bins.n.sum(), width=92 * width, color=_MUTED)
+        legend_above(upper)
+        lower.bar(100 * centers, 100 * bins.n / bins.n.sum(), width=92 * width, color=MUTED)
         lower.set_ylabel("share, %")
         lower.set_xlabel("confidence (highest score), %")
         lower.set_xlim(0, 100)
-        return _svg(
+        return to_svg(
             figure,
             name="reliability",
             alt="Reliability diagram: "
@@ -248,7 +255,7 @@ def embedding_figure(embeddings: Embeddings, predictions: Predictions) -> tuple[
         truth = predictions.truth[rows[members]]
         speakers = predictions.speakers[rows[members]]
         two = predictions.has_speakers
-        with _figure(_FULL_WIDTH_IN if two else 4.8, 4.7) as figure:
+        with figure_canvas(FULL_WIDTH_IN if two else 4.8, 4.7) as figure:
             panels = np.atleast_1d(figure.subplots(1, 1 + two))
             _scatter(panels[0], points, truth, classes)
             panels[0].set_title(f"Fold {_plain(fold)} by class (truth)")
@@ -256,7 +263,7 @@ def embedding_figure(embeddings: Embeddings, predictions: Predictions) -> tuple[
                 names = tuple(sorted(set(speakers.tolist())))
                 _scatter(panels[1], points, speakers, names)
                 panels[1].set_title(f"Fold {_plain(fold)} by speaker ({len(names)})")
-            svg = _svg(
+            svg = to_svg(
                 figure,
                 name="embedding",
                 alt=f"t-SNE maps of {len(members)} test utterances of fold {fold}, coloured by "
@@ -276,7 +283,7 @@ def embedding_figure(embeddings: Embeddings, predictions: Predictions) -> tuple[
     shown = maps[:_MAX_MAPS]
     n_columns = min(3, len(shown))
     n_rows = math.ceil(len(shown) / n_columns)
-    with _figure(_FULL_WIDTH_IN, 0.5 + 2.7 * n_rows) as figure:
+    with figure_canvas(FULL_WIDTH_IN, 0.5 + 2.7 * n_rows) as figure:
         panels = np.atleast_1d(figure.subplots(n_rows, n_columns)).ravel()
         for axes, (fold, members) in zip(panels, shown, strict=False):
             points, members = _tsne(embeddings.vectors, members)
@@ -286,7 +293,7 @@ def embedding_figure(embeddings: Embeddings, predictions: Predictions) -> tuple[
             axes.set_axis_off()
         handles, labels = _class_handles(classes)
         figure.legend(handles, labels, loc="outside upper center", ncols=min(len(classes), 9))
-        svg = _svg(
+        svg = to_svg(
             figure,
             name="embedding",
             alt=f"t-SNE maps of the test utterances of {len(shown)} folds, coloured by class",
@@ -302,11 +309,11 @@ def truth_figure(truth: NDArray[np.floating[Any]], predicted: NDArray[np.floatin
     """Draw predicted numbers against true ones, (n,) each."""
     low = float(min(truth.min(), predicted.min()))
     high = float(max(truth.max(), predicted.max()))
-    with _figure(4.8, 4.4) as figure:
+    with figure_canvas(4.8, 4.4) as figure:
         axes = figure.subplots()
-        axes.plot([low, high], [low, high], "--", color=_INK, linewidth=1, label="truth")
-        axes.axhline(0, color=_MUTED, linewidth=0.8)
-        axes.axvline(0, color=_MUTED, linewidth=0.8)
+        axes.plot([low, high], [low, high], "--", color=INK, linewidth=1, label="truth")
+        axes.axhline(0, color=MUTED, linewidth=0.8)
+        axes.axvline(0, color=MUTED, linewidth=0.8)
         axes.scatter(
             truth,
             predicted,
@@ -314,12 +321,12 @@ def truth_figure(truth: NDArray[np.floating[Any]], predicted: NDArray[np.floatin
             alpha=0.55,
             linewidths=0,
             rasterized=len(truth) > _MAX_POINTS_AS_VECTOR,
-            color=_HUES[0],
+            color=HUES[0],
         )
         axes.set_xlabel("truth")
         axes.set_ylabel("predicted")
         axes.set_title("Truth and prediction")
-        return _svg(
+        return to_svg(
             figure,
             name="truth",
             alt=f"Predicted against true numbers of {len(truth)} clips, from {low:.1f} to "
@@ -340,12 +347,12 @@ def series_figure(
     panels
         Title -> quantity -> (epochs, values) of each run.
     """
-    with _figure(_FULL_WIDTH_IN, 3.5) as figure:
+    with figure_canvas(FULL_WIDTH_IN, 3.5) as figure:
         for axes, (title, lines) in zip(
             np.atleast_1d(figure.subplots(1, len(panels))), panels.items(), strict=True
         ):
             for number, (quantity, runs) in enumerate(lines.items()):
-                color = _HUES[number % len(_HUES)]
+                color = HUES[number % len(HUES)]
                 by_epoch: dict[int, list[float]] = {}
                 for epochs, values in runs:
                     axes.plot(epochs, values, color=color, linewidth=0.7, alpha=0.35)
@@ -357,8 +364,8 @@ def series_figure(
             axes.set_title(title)
             axes.set_xlabel("epoch")
             axes.set_ylim(bottom=0)
-            _legend_above(axes)
-        return _svg(
+            legend_above(axes)
+        return to_svg(
             figure,
             name=name,
             alt="; ".join(f"{title}: {', '.join(lines)}" for title, lines in panels.items())
@@ -382,7 +389,7 @@ def noise_figure(
     clean, baseline_uar
         UAR without noise, and of always answering the commonest class.
     """
-    with _figure(_FULL_WIDTH_IN, 4.2) as figure:
+    with figure_canvas(FULL_WIDTH_IN, 4.2) as figure:
         axes = figure.subplots()
         ratios = sorted({ratio for line in lines.values() for ratio in line})
         # Side by side, or the intervals would hide each other.
@@ -403,8 +410,8 @@ def noise_figure(
                 **_point_style(number),
             )
         for value, text, color, style in (
-            (100 * clean.value, "clean", _INK, "--"),
-            (100 * baseline_uar, "majority baseline", _SECOND, ":"),
+            (100 * clean.value, "clean", INK, "--"),
+            (100 * baseline_uar, "majority baseline", SECOND, ":"),
         ):
             axes.axhline(
                 value, color=color, linestyle=style, linewidth=1.3, label=f"{text}, {value:.1f}"
@@ -417,7 +424,7 @@ def noise_figure(
         axes.legend(
             loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=len(lines) + 2, borderaxespad=0.1
         )
-        svg = _svg(
+        svg = to_svg(
             figure,
             name="noise",
             alt=f"{title}: UAR in percent, clean {100 * clean.value:.0f}; "
@@ -509,7 +516,7 @@ def _class_handles(names: Sequence[str]) -> tuple[list[Any], list[str]]:
 
 
 def _point_style(number: int) -> dict[str, Any]:
-    return {"color": _HUES[number % len(_HUES)], "marker": _MARKERS[number % len(_MARKERS)]}
+    return {"color": HUES[number % len(HUES)], "marker": _MARKERS[number % len(_MARKERS)]}
 
 
 def _draw_lines(
@@ -550,7 +557,7 @@ def _reference_line(axes: Axes, value: float, text: str, color: str, style: str)
     axes.axvline(value, color=color, linestyle=style, linewidth=1.3, label=f"{text}, {value:.1f}")
 
 
-def _legend_above(axes: Axes) -> None:
+def legend_above(axes: Axes) -> None:
     """Put the legend to the right of the title, which stands on the left."""
     axes.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=3, borderaxespad=0.1)
 
@@ -570,23 +577,23 @@ _STYLE: Any = {  # keys as matplotlib spells them, which its stubs type one by o
     "axes.titlelocation": "left",
     "axes.titleweight": "bold",
     "axes.labelsize": 9.0,
-    "axes.edgecolor": _GRID,
-    "axes.labelcolor": _MUTED,
-    "axes.titlecolor": _INK,
+    "axes.edgecolor": GRID,
+    "axes.labelcolor": MUTED,
+    "axes.titlecolor": INK,
     "axes.facecolor": "none",
     "axes.grid": True,
     "axes.axisbelow": True,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "grid.color": _GRID,
+    "grid.color": GRID,
     "grid.linewidth": 0.7,
-    "xtick.color": _MUTED,
-    "ytick.color": _MUTED,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
     "xtick.labelsize": 8.5,
     "ytick.labelsize": 8.5,
     "xtick.major.size": 0,
     "ytick.major.size": 0,
-    "text.color": _INK,
+    "text.color": INK,
     "legend.frameon": False,
     "legend.fontsize": 8.5,
     "legend.handlelength": 1.4,
@@ -597,7 +604,7 @@ _STYLE: Any = {  # keys as matplotlib spells them, which its stubs type one by o
 
 
 @contextmanager
-def _figure(width_in: float, height_in: float) -> Iterator[Figure]:
+def figure_canvas(width_in: float, height_in: float) -> Iterator[Figure]:
     """Give an empty figure in the report's style; the style ends with the block."""
     from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -609,7 +616,7 @@ def _figure(width_in: float, height_in: float) -> Iterator[Figure]:
         yield figure
 
 
-def _svg(figure: Figure, *, name: str, alt: str) -> str:
+def to_svg(figure: Figure, *, name: str, alt: str) -> str:
     """Write a figure as an SVG element that takes its colours and font from the page."""
     buffer = io.StringIO()
     with warnings.catch_warnings():

@@ -1,9 +1,10 @@
 """Networks for speech recognition, named in one explicit dict.
 
-Such a network maps features and their lengths to a dict of named outputs: ``asr`` (logits of each
-encoded frame; symbol 0 is the blank of CTC) with its lengths ``n_asr``, and ``encoded`` with
-``n_encoded``, what the logits are made from. It holds the statistics that normalise its features
-(``set_cmvn``). :mod:`serkit.models.ctc_decode` makes text of the logits.
+Such a network, an :class:`serkit.models.asr_parts.AsrNetwork`, maps features and their lengths to a
+dict of named outputs: ``asr`` (logits of each encoded frame; symbol 0 is the blank of CTC) with its
+lengths ``n_asr``, and ``encoded`` with ``n_encoded``, what the logits are made from. It holds the
+statistics that normalise its features (``set_cmvn``). :mod:`serkit.models.ctc_decode`
+makes text of the logits.
 """
 
 from __future__ import annotations

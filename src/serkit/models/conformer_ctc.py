@@ -9,8 +9,8 @@ give ``((T - 1) // 2 - 1) // 2`` encoded ones; fewer than seven give one.
 only, and a frame attends to its own chunk and those before it. In training the length of chunks is
 drawn for every batch: among 1 to all encoded frames n; above the half, every frame sees all, else
 chunks have (n mod 25) + 1 frames (WeNet: Zhang et al., arXiv 2012.05481). In evaluation it is
-``chunk``, and :meth:`Conformer.stream`, which is given a few frames at a time, gives what
-:meth:`Conformer.forward` gives for the whole.
+``chunk``, and ``stream``, which is given a few frames at a time, gives what ``forward`` gives for
+the whole.
 
 With ``n_decoder_layers`` an attention decoder stands beside CTC, with ``n_reverse_layers`` one that
 reads transcripts from right to left; see :mod:`serkit.models.attention_decoder`.
@@ -25,6 +25,7 @@ Lengths are respected; padding never changes a result.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Annotated, Literal
 
 import torch
@@ -33,18 +34,17 @@ from torch import Tensor, nn
 
 from serkit.models.asr_parts import (
     MIN_FEATURES,
-    MIN_FRAMES,
-    Cmvn,
+    STRIDE,
+    StreamingNetwork,
     Subsampling,
     encoded_frames,
-    take_frames,
 )
 from serkit.models.attention_decoder import AttentionDecoder, reversed_tokens
 from serkit.models.conformer import ConformerBlock, Past, chunks_visible
 from serkit.models.layers import lengths_to_mask
 from serkit.types import InputError
 
-__all__ = ["Conformer", "ConformerConfig", "ConformerState"]
+__all__ = ["Conformer", "ConformerConfig"]
 
 LONGEST_DRAWN_CHUNK = 25  # frames
 
@@ -70,22 +70,7 @@ class ConformerConfig:
     n_decoder_ffn: PositiveInt = 1024
 
 
-@dataclass(frozen=True, slots=True)
-class ConformerState:
-    """Where :meth:`Conformer.stream` stands.
-
-    Attributes
-    ----------
-    waiting : (batch, n_frames, n_features), normalised frames of which no encoded one is made yet
-    pasts
-        What the blocks remember; none before the first chunk.
-    """
-
-    waiting: Tensor
-    pasts: tuple[Past | None, ...]
-
-
-class Conformer(nn.Module):
+class Conformer(StreamingNetwork[Past]):
     """The network; see the module's page.
 
     Parameters
@@ -99,13 +84,12 @@ class Conformer(nn.Module):
         If settings contradict each other.
     """
 
-    stride = 4  # frames that one encoded frame stands for
+    stride = STRIDE
 
     def __init__(self, config: ConformerConfig) -> None:
-        super().__init__()
+        super().__init__(config.n_features, streaming=config.streaming)
         _check(config)
         self.config = config
-        self.cmvn = Cmvn(config.n_features)
         self.subsample = Subsampling(config.n_features, n_channels=config.width, width=config.width)
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(
@@ -123,10 +107,6 @@ class Conformer(nn.Module):
         self.classify = nn.Linear(config.width, config.n_symbols)
         self.decoder = _decoder(config, config.n_decoder_layers)
         self.decoder_reverse = _decoder(config, config.n_reverse_layers)
-
-    def set_cmvn(self, mean: Tensor, istd: Tensor) -> None:
-        """Take over statistics of features, each ``(n_features,)``; see :meth:`Cmvn.set`."""
-        self.cmvn.set(mean, istd)
 
     def forward(
         self,
@@ -151,11 +131,9 @@ class Conformer(nn.Module):
         decoder, decoder_reverse : (batch, n_tokens + 1, n_symbols), logits, of decoders there are;
             each is the next symbol, from left to right and from right to left
         """
-        n_encoded = encoded_frames(n_frames)
-        encoded = self._encode(self.cmvn(features, n_frames), n_encoded)
-        outputs = {"asr": self.classify(encoded), "n_asr": n_encoded}
-        outputs |= {"encoded": encoded, "n_encoded": n_encoded}
+        outputs = super().forward(features, n_frames)
         if tokens is not None and n_tokens is not None:
+            encoded, n_encoded = outputs["encoded"], outputs["n_encoded"]
             if self.decoder is not None:
                 outputs["decoder"] = self.decoder(encoded, n_encoded, tokens, n_tokens)
             if self.decoder_reverse is not None:
@@ -165,9 +143,10 @@ class Conformer(nn.Module):
                 )
         return outputs
 
-    def _encode(self, features: Tensor, n_encoded: Tensor) -> Tensor:
-        """Turn normalised frames into encoded ones, zeros behind their ends."""
+    def encode(self, features: Tensor, n_frames: Tensor) -> tuple[Tensor, Tensor]:
+        """See :meth:`AsrNetwork.encode`."""
         x = self.dropout(self.subsample(features))
+        n_encoded = encoded_frames(n_frames)
         valid = lengths_to_mask(n_encoded, x.shape[1])
         visible = valid.unsqueeze(1)
         chunk = self._chunk(x.shape[1])
@@ -176,8 +155,7 @@ class Conformer(nn.Module):
             visible = visible & seen.to(x.device)
         for block in self.blocks:
             x, _ = block(x, valid, visible)
-        encoded: Tensor = x.masked_fill(~valid.unsqueeze(2), 0)
-        return encoded
+        return x, n_encoded
 
     def _chunk(self, n_encoded: int) -> int | None:
         """Choose the length of chunks; none: every frame sees all."""
@@ -188,64 +166,21 @@ class Conformer(nn.Module):
         drawn = int(torch.randint(1, n_encoded + 1, ()))
         return None if drawn > n_encoded / 2 else drawn % LONGEST_DRAWN_CHUNK + 1
 
-    def stream(
-        self, state: ConformerState | None, frames: Tensor, *, last: bool = False
-    ) -> tuple[dict[str, Tensor], ConformerState]:
-        """Recognise the next frames of utterances, as far as whole chunks have arrived.
+    def n_ready(self, n_waiting: int, *, begun: bool, last: bool) -> int:
+        """See :meth:`StreamingNetwork.n_ready`; before the end these are whole chunks."""
+        if n_waiting >= STRIDE * self.config.chunk + 3:
+            return self.config.chunk
+        return super().n_ready(n_waiting, begun=begun, last=last) if last else 0
 
-        Call it in evaluation mode. Joined, the outputs are those of :meth:`forward`.
-
-        Parameters
-        ----------
-        state
-            What the call before gave; none at the beginning.
-        frames : (batch, n_frames, n_features), all valid; any number of them, also none
-        last
-            Whether the utterances end here; then nothing is held back.
-
-        Returns
-        -------
-        outputs
-            ``asr`` and ``encoded``, as :meth:`forward` gives them, of the frames that are new.
-        state
-            For the next call.
-
-        Raises
-        ------
-        InputError
-            If the network is not made for streaming.
-        """
-        if not self.config.streaming:
-            raise InputError(
-                "model.streaming is false: this network sees whole utterances; train one with "
-                "streaming = true to recognise them chunk by chunk"
-            )
-        n_new = torch.full((len(frames),), frames.shape[1], device=frames.device)
-        waiting = self.cmvn(frames, n_new)
-        pasts: tuple[Past | None, ...] = (None,) * len(self.blocks)
-        if state is not None:
-            waiting, pasts = torch.cat([state.waiting, waiting], dim=1), state.pasts
-        encoded = [frames.new_zeros(len(frames), 0, self.config.width)]
-        while waiting.shape[1] >= 4 * self.config.chunk + 3:
-            piece, waiting = take_frames(waiting, self.config.chunk)
-            x, pasts = self._encode_chunk(piece, pasts)
-            encoded.append(x)
-        if last and (pasts[0] is None or waiting.shape[1] >= MIN_FRAMES):
-            x, pasts = self._encode_chunk(waiting, pasts)
-            encoded.append(x)
-        joined = torch.cat(encoded, dim=1)
-        outputs = {"asr": self.classify(joined), "encoded": joined}
-        return outputs, ConformerState(waiting, pasts)
-
-    def _encode_chunk(
-        self, piece: Tensor, pasts: tuple[Past | None, ...]
-    ) -> tuple[Tensor, tuple[Past | None, ...]]:
-        """Encode a chunk that sees all that the blocks remember."""
+    def encode_piece(
+        self, piece: Tensor, memories: tuple[Past, ...]
+    ) -> tuple[Tensor, tuple[Past, ...]]:
+        """See :meth:`StreamingNetwork.encode_piece`; a chunk sees all that is remembered."""
         x = self.subsample(piece)
         everything = torch.ones(1, 1, 1, dtype=torch.bool, device=x.device)
         valid = everything[0].expand(len(x), x.shape[1])
-        remembered: list[Past | None] = []
-        for block, past in zip(self.blocks, pasts, strict=True):
+        remembered = []
+        for block, past in zip_longest(self.blocks, memories):
             x, past = block(x, valid, everything, past)
             remembered.append(self._within_reach(past))
         return x, tuple(remembered)

@@ -23,10 +23,16 @@ import torch.nn.functional as F
 from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 
-from serkit.models.asr_parts import MIN_FEATURES, Cmvn, Subsampling, encoded_frames
+from serkit.models.asr_parts import (
+    MIN_FEATURES,
+    STRIDE,
+    AsrNetwork,
+    Subsampling,
+    check_blocks,
+    encoded_frames,
+)
 from serkit.models.conformer import ConvolutionModule, FeedForward, RelativeAttention
 from serkit.models.layers import lengths_to_mask
-from serkit.types import InputError
 
 __all__ = ["EfficientConformer", "EfficientConformerConfig"]
 
@@ -111,7 +117,7 @@ class EfficientBlock(nn.Module):
         return y
 
 
-class EfficientConformer(nn.Module):
+class EfficientConformer(AsrNetwork):
     """The network; see the module's page.
 
     Parameters
@@ -125,58 +131,29 @@ class EfficientConformer(nn.Module):
         If settings contradict each other.
     """
 
-    stride = 8  # frames that one encoded frame stands for
+    stride = 2 * STRIDE
 
     def __init__(self, config: EfficientConformerConfig) -> None:
-        super().__init__()
-        _check(config)
+        super().__init__(config.n_features)
+        n_blocks, halve_at = config.n_blocks, config.halve_at
+        check_blocks(config, ("halve_at", halve_at < n_blocks, f"less than n_blocks, {n_blocks}"))
         self.config = config
-        self.cmvn = Cmvn(config.n_features)
         self.subsample = Subsampling(config.n_features, n_channels=config.width, width=config.width)
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(
             EfficientBlock(
                 config,
-                group=config.group if i <= config.halve_at else 1,
-                stride=2 if i == config.halve_at else 1,
+                group=config.group if i <= halve_at else 1,
+                stride=2 if i == halve_at else 1,
             )
-            for i in range(config.n_blocks)
+            for i in range(n_blocks)
         )
         self.classify = nn.Linear(config.width, config.n_symbols)
 
-    def set_cmvn(self, mean: Tensor, istd: Tensor) -> None:
-        """Take over statistics of features, each ``(n_features,)``; see :meth:`Cmvn.set`."""
-        self.cmvn.set(mean, istd)
-
-    def forward(self, features: Tensor, n_frames: Tensor) -> dict[str, Tensor]:
-        """Recognise a batch.
-
-        Parameters
-        ----------
-        features : (batch, n_frames, n_features)
-        n_frames : (batch,), valid frames of each utterance; the rest is padding
-
-        Returns
-        -------
-        asr : (batch, n_encoded, n_symbols), logits; with ``n_asr`` (batch,)
-        encoded : (batch, n_encoded, width), zeros as padding; with ``n_encoded`` (batch,)
-        """
-        x = self.dropout(self.subsample(self.cmvn(features, n_frames)))
-        n_encoded = encoded_frames(n_frames)
-        valid = lengths_to_mask(n_encoded, x.shape[1])
+    def encode(self, features: Tensor, n_frames: Tensor) -> tuple[Tensor, Tensor]:
+        """See :meth:`AsrNetwork.encode`."""
+        x = self.dropout(self.subsample(features))
+        valid = lengths_to_mask(encoded_frames(n_frames), x.shape[1])
         for block in self.blocks:
             x, valid = block(x, valid), valid[:, :: block.stride]
-        x = x.masked_fill(~valid.unsqueeze(2), 0)
-        outputs = {"asr": self.classify(x), "n_asr": valid.sum(1)}
-        return outputs | {"encoded": x, "n_encoded": outputs["n_asr"]}
-
-
-def _check(config: EfficientConformerConfig) -> None:
-    """Refuse settings that contradict each other."""
-    for name, holds, expected in (
-        ("n_heads", config.width % config.n_heads == 0, f"a divisor of width, {config.width}"),
-        ("kernel", config.kernel % 2 == 1, "an odd number"),
-        ("halve_at", config.halve_at < config.n_blocks, f"less than n_blocks, {config.n_blocks}"),
-    ):
-        if not holds:
-            raise InputError(f"model.{name} is {getattr(config, name)}, expected {expected}")
+        return x, valid.sum(1)

@@ -22,10 +22,16 @@ import torch
 from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 
-from serkit.models.asr_parts import MIN_FEATURES, Cmvn, Subsampling, encoded_frames
+from serkit.models.asr_parts import (
+    MIN_FEATURES,
+    STRIDE,
+    AsrNetwork,
+    Subsampling,
+    check_blocks,
+    encoded_frames,
+)
 from serkit.models.conformer import ConvolutionModule, FeedForward, RelativeAttention
 from serkit.models.layers import lengths_to_mask
-from serkit.types import InputError
 
 __all__ = ["Squeezeformer", "SqueezeformerConfig"]
 
@@ -113,7 +119,7 @@ class Halving(nn.Module):
         return halved
 
 
-class Squeezeformer(nn.Module):
+class Squeezeformer(AsrNetwork):
     """The network; see the module's page.
 
     Parameters
@@ -127,13 +133,14 @@ class Squeezeformer(nn.Module):
         If settings contradict each other.
     """
 
-    stride = 4  # frames that one encoded frame stands for
+    stride = STRIDE
 
     def __init__(self, config: SqueezeformerConfig) -> None:
-        super().__init__()
-        _check(config)
+        super().__init__(config.n_features)
+        n_blocks, halve_at = config.n_blocks, config.halve_at
+        between = f"more than halve_at, {halve_at}, and at most n_blocks, {n_blocks}"
+        check_blocks(config, ("restore_at", halve_at < config.restore_at <= n_blocks, between))
         self.config = config
-        self.cmvn = Cmvn(config.n_features)
         self.subsample = Subsampling(config.n_features, n_channels=config.width, width=config.width)
         self.norm = nn.LayerNorm(config.width)
         self.dropout = nn.Dropout(config.dropout)
@@ -142,24 +149,9 @@ class Squeezeformer(nn.Module):
         self.restore = nn.Linear(config.width, config.width)
         self.classify = nn.Linear(config.width, config.n_symbols)
 
-    def set_cmvn(self, mean: Tensor, istd: Tensor) -> None:
-        """Take over statistics of features, each ``(n_features,)``; see :meth:`Cmvn.set`."""
-        self.cmvn.set(mean, istd)
-
-    def forward(self, features: Tensor, n_frames: Tensor) -> dict[str, Tensor]:
-        """Recognise a batch.
-
-        Parameters
-        ----------
-        features : (batch, n_frames, n_features)
-        n_frames : (batch,), valid frames of each utterance; the rest is padding
-
-        Returns
-        -------
-        asr : (batch, n_encoded, n_symbols), logits; with ``n_asr`` (batch,)
-        encoded : (batch, n_encoded, width), zeros as padding; with ``n_encoded`` (batch,)
-        """
-        x = self.dropout(self.norm(self.subsample(self.cmvn(features, n_frames))))
+    def encode(self, features: Tensor, n_frames: Tensor) -> tuple[Tensor, Tensor]:
+        """See :meth:`AsrNetwork.encode`."""
+        x = self.dropout(self.norm(self.subsample(features)))
         n_encoded = encoded_frames(n_frames)
         valid = lengths_to_mask(n_encoded, x.shape[1])
         halve_at, restore_at = self.config.halve_at, self.config.restore_at
@@ -171,19 +163,4 @@ class Squeezeformer(nn.Module):
         x = fine + self.restore(x.repeat_interleave(2, dim=1)[:, : fine.shape[1]])
         for block in self.blocks[restore_at:]:
             x = block(x, valid)
-        x = x.masked_fill(~valid.unsqueeze(2), 0)
-        outputs = {"asr": self.classify(x), "n_asr": n_encoded}
-        return outputs | {"encoded": x, "n_encoded": n_encoded}
-
-
-def _check(config: SqueezeformerConfig) -> None:
-    """Refuse settings that contradict each other."""
-    n_blocks, halve_at = config.n_blocks, config.halve_at
-    between = f"more than halve_at, {halve_at}, and at most n_blocks, {n_blocks}"
-    for name, holds, expected in (
-        ("n_heads", config.width % config.n_heads == 0, f"a divisor of width, {config.width}"),
-        ("kernel", config.kernel % 2 == 1, "an odd number"),
-        ("restore_at", halve_at < config.restore_at <= n_blocks, between),
-    ):
-        if not holds:
-            raise InputError(f"model.{name} is {getattr(config, name)}, expected {expected}")
+        return x, n_encoded
