@@ -295,7 +295,7 @@ def test_bad_limits_are_one_line(serkit, tiny_experiment, tmp_path):
     train = ("train", tiny_experiment, "--out", tmp_path / "run", "--set", "training.epochs=1")
     assert "expected an amount such as 8GiB" in error_line(serkit(*train, "--memory", "lots"))
     assert not (tmp_path / "run").exists()
-    assert "leave out --memory" in error_line(serkit(*train, "--memory", "8GiB", "--no-cohort"))
+    assert "leave out --jobs" in error_line(serkit(*train, "--jobs", 2, "--no-cohort"))
     assert "jobs" in error_line(serkit(*train, "--jobs", 0))
     line = error_line(serkit(*train, "--memory", "1MiB"))
     assert "one member needs" in line

@@ -10,7 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from features.tiny_encoders import speech_folder, text_folder
+from features.tiny_encoders import (
+    SPEECH_FAMILIES,
+    speech_folder,
+    text_folder,
+    w2v_bert_folder,
+    whisper_folder,
+)
+from serkit.features import speech_encoder
 from serkit.recognizer import Recognizer, RecognizerConfig, load_recognizer
 from serkit.training.config import TrainingConfig
 from serkit.training.optimise import build_optimizer, rate_groups, set_learning_rate
@@ -19,6 +26,8 @@ from serkit.types import InputError
 from tests_support import tone
 
 RATE = 16_000
+FAMILIES = [(family, norm) for family in SPEECH_FAMILIES for norm in ("group", "layer")]
+FAMILIES += [("wav2vec2-bert", ""), ("whisper", "")]
 MMER = {"name": "mmer", "width": 16, "n_heads": 2, "dropout": 0.0}
 
 
@@ -111,6 +120,28 @@ def test_a_checkpoint_needs_neither_encoder_s_folder(speech, text, trainable, tm
     got = loaded.score(waves(), ["hello world", "what is the problem"])
     np.testing.assert_allclose(got, expected, atol=1e-6)
     assert loaded.symbols == recognizer.symbols
+
+
+def test_every_family_is_held_to_the_promise_below():
+    assert {family for family, _ in FAMILIES} == set(speech_encoder.FAMILIES)
+
+
+@pytest.mark.parametrize("trainable", [False, True])
+@pytest.mark.parametrize(("family", "norm"), FAMILIES)
+def test_a_batch_is_judged_as_its_utterances_alone(tmp_path, family, norm, trainable):
+    if family == "whisper":
+        folder = whisper_folder(tmp_path)
+    elif family == "wav2vec2-bert":
+        folder = w2v_bert_folder(tmp_path)
+    else:
+        folder = speech_folder(tmp_path, family, norm=norm)
+    recognizer = build(pooled(folder, trainable=trainable))
+    several = [*waves(), tone(90, seconds=0.7, rate=RATE), waves()[1]]
+    together = recognizer.score(several)
+    alone = np.concatenate([recognizer.score([wave]) for wave in several])
+    # Scores of random heads are close to each other: closer than the frames have to be.
+    np.testing.assert_allclose(together, alone, rtol=0, atol=1e-5)
+    assert np.abs(together[0] - together[1]).max() > 5e-5
 
 
 @pytest.mark.parametrize("name", ["pretrained", "small"])

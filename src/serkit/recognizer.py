@@ -212,6 +212,28 @@ class Recognizer(nn.Module):
         """Tell whether what is said is given as vectors that were computed elsewhere."""
         return isinstance(self.text_encoder, PrecomputedText)
 
+    def require_vectors_fit(self, name: str) -> None:
+        """Refuse token vectors that were computed elsewhere, unless it can take such.
+
+        It can where it holds no text encoder, and where its own is frozen: then it was trained on
+        vectors that do not depend on it.
+
+        Raises
+        ------
+        InputError
+            If it does not read, or its text encoder was trained along.
+        """
+        if self.text_encoder is None:
+            raise InputError(
+                f"{name}: got token vectors, but this recognizer does not read what is said: leave "
+                "out --text-features (text_features=...)"
+            )
+        if self.text_learns:
+            raise InputError(
+                f"{name}: got token vectors, but the text encoder of this recognizer was trained, "
+                "and no other computes its vectors: give the words with --text (text=...)"
+            )
+
     def trained_encoders(self) -> list[SpeechEncoder | TextEncoder]:
         """Give the pre-trained encoders that are trained further."""
         encoders = (self.front_end, self.text_encoder)
@@ -383,8 +405,7 @@ class Recognizer(nn.Module):
         texts
             What is said in each, for a recognizer that reads.
         text_features
-            The same as token vectors, (n_tokens, n_text_features) each, for a recognizer that reads
-            such.
+            The same as token vectors, (n_tokens, n_text_features) each, read instead of the texts.
 
         Returns
         -------
@@ -399,7 +420,7 @@ class Recognizer(nn.Module):
         features, n_frames, owners = self.extract(padded.to(device), n_samples.to(device))
         batch = {"features": features, "n_frames": n_frames}
         if self.text_encoder is not None:
-            if text_features is None or not self.reads_vectors:
+            if text_features is None:
                 text, n_tokens = self.extract_text(texts or [""] * len(waveforms))
             else:
                 n_tokens = torch.tensor([len(one) for one in text_features])
@@ -459,13 +480,14 @@ class Recognizer(nn.Module):
         text
             What is said, for a recognizer that reads the words as well; others leave it unread.
         text_features : (n_tokens, n_text_features)
-            What is said as token vectors, for a recognizer that was trained on precomputed ones.
+            What is said as token vectors that were computed elsewhere, read instead of the text;
+            for a recognizer without a text encoder of its own, or with a frozen one.
 
         Raises
         ------
         InputError
-            If the waveform is empty, silent, or holds NaN or infinite samples, or the words are
-            missing.
+            If the waveform is empty, silent, or holds NaN or infinite samples, the words are
+            missing, or vectors are given that it cannot take.
         """
         self._require_words(name, text, text_features)
         waveform = np.asarray(waveform, dtype=np.float32)
@@ -527,21 +549,24 @@ class Recognizer(nn.Module):
         self, name: str, text: str | None, text_features: NDArray[np.float32] | None
     ) -> None:
         """Refuse to go on without what is said, in the form in which the recognizer reads it."""
-        if self.text_encoder is None:
-            return
-        if not self.reads_vectors:
-            if text is None:
-                raise InputError(
-                    f"{name}: this recognizer reads what is said as well: give the words with "
-                    "--text (text=...)"
-                )
-            return
-        if text_features is None:
+        if text_features is not None:
+            self._require_width(name, text_features)
+        elif self.reads_vectors:
             raise InputError(
                 f"{name}: this recognizer reads what is said as token vectors that were computed "
-                "elsewhere, and cannot read words: give --text-features FILE.npy "
-                "(text_features=...)"
+                "elsewhere, and cannot read words: give --text-features FILE.npy, or a folder of "
+                "such (text_features=...)"
             )
+        elif self.text_encoder is not None and text is None:
+            raise InputError(
+                f"{name}: this recognizer reads what is said as well: give the words with "
+                "--text (text=...)"
+            )
+
+    def _require_width(self, name: str, text_features: NDArray[np.float32]) -> None:
+        """Refuse token vectors of another shape than it reads, or that it cannot read at all."""
+        self.require_vectors_fit(name)
+        assert self.text_encoder is not None
         width = self.text_encoder.config.n_features
         if text_features.ndim != 2 or not len(text_features) or text_features.shape[1] != width:
             raise InputError(

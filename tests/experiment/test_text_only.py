@@ -11,7 +11,7 @@ import pytest
 
 from experiment.spoken_tones import WORDS
 from features.tiny_encoders import text_folder
-from serkit.experiment.config import load_experiment
+from serkit.experiment.config import ConfigError, load_experiment
 from serkit.experiment.run import run_experiment
 from serkit.recognizer import Recognizer, load_recognizer
 from serkit.types import InputError
@@ -82,6 +82,13 @@ def test_a_recognizer_that_listens_wants_sound(run):
 
 def _small(config):
     return {k: v for k, v in config.model.items() if k != "n_features"}
+
+
+def test_batches_of_words_are_not_measured_in_seconds():
+    settings = ["corpus.name=iemocap", "training.batch_seconds=30"]
+    with pytest.raises(ConfigError, match=r"text-only: training\.batch_seconds is 30, but .*none'"):
+        load_experiment("encoders/text-only", overrides=settings)
+    load_experiment("encoders/frozen", overrides=settings)
 
 
 def test_sounds_are_no_views_of_what_is_not_heard(manifest, tmp_path):

@@ -94,7 +94,7 @@ def test_utterances_without_vectors_are_counted(request, form):
 
 def test_vectors_of_several_widths_are_refused(folder):
     np.save(folder / "d.npy", np.zeros((2, 3), dtype=np.float32))
-    with pytest.raises(InputError, match=r"the vectors of d in .* have 3 numbers, others 4"):
+    with pytest.raises(InputError, match=r"the vectors of d in .* have 3 numbers, expected 4"):
         precomputed(folder).read(["a", "d"])
 
 

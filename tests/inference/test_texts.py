@@ -138,6 +138,17 @@ def test_a_recognizer_that_does_not_read_asks_nobody(tone_run, clips):
     assert all(row.prediction is not None for row in rows)
 
 
+def test_vectors_are_refused_where_nothing_reads_them(reader, tone_run, clips, tmp_path):
+    import serkit
+
+    np.save(tmp_path / "one.npy", np.zeros((3, 8), dtype=np.float32))
+    files = {clips[0]: tmp_path / "one.npy"}
+    (row,) = predict(reader, clips[:1], text_features=files)
+    assert "the text encoder of this recognizer was trained, and no other computes" in row.error
+    (row,) = predict(serkit.load_recognizer(tone_run), clips[:1], text_features=files)
+    assert "this recognizer does not read what is said: leave out --text-features" in row.error
+
+
 def test_the_command_takes_a_text_or_a_table(reader, clips, tmp_path, monkeypatch, capsys):
     model = reader.save(tmp_path / "model")
     monkeypatch.chdir(tmp_path)

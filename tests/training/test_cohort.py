@@ -7,9 +7,12 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from serkit.training.cohort import Resources, train_cohort
+from serkit.training.data import Examples
+from serkit.training.probe import _largest_batch, probe_here
 from serkit.types import InputError
 from training.toy_members import members, training
 
@@ -38,7 +41,8 @@ def test_in_processes_or_one_by_one_the_members_are_identical(tmp_path):
     beside = members(tmp_path / "b", training(), dropout=0.1)
     plan, heard, said = train(alone, Resources(cohort=False))
     assert plan.engine == "one by one"
-    assert said == ["plan: 4 members, one by one in this process"]
+    assert said[0] == "plan: 4 members, one by one in this process"
+    assert said[1].startswith("memory: about ")
     assert [name for name, row in heard if row.get("finished")] == [m.name for m in alone]
     plan, heard, said = train(beside, Resources(n_jobs=2))
     assert (plan.engine, plan.n_at_once, plan.n_waves) == ("processes", 2, 2)
@@ -65,11 +69,85 @@ def test_a_limit_too_low_for_one_member_is_refused_before_anything_is_trained(tm
     assert not (tmp_path / "members").exists()
 
 
-def test_one_by_one_goes_with_neither_jobs_nor_a_limit():
-    with pytest.raises(InputError, match="leave out --memory and --jobs"):
-        Resources(cohort=False, memory=2**30)
-    with pytest.raises(InputError, match="leave out --memory and --jobs"):
+def test_one_by_one_does_not_go_with_jobs():
+    with pytest.raises(InputError, match="leave out --jobs"):
         Resources(cohort=False, n_jobs=2)
+
+
+def test_one_by_one_keeps_the_limit_too(tmp_path):
+    cohort = members(tmp_path, training(), test_sizes=(10, 9))
+    with pytest.raises(InputError, match=r"needs more than the 0 MiB that are left beside this"):
+        train(cohort, Resources(cohort=False, memory=2**20))
+    assert not (tmp_path / "members").exists()
+    plan, _, _ = train(cohort, Resources(cohort=False, memory=2**40))
+    assert plan.budget_bytes == 2**40
+
+
+def test_a_trial_gives_up_before_the_memory_is_full(tmp_path):
+    member, _ = members(tmp_path, training(), test_sizes=(10, 20))
+    needed = probe_here(member)
+    with pytest.raises(InputError, match="memory: one member needs more than the"):
+        probe_here(member, limit=int(0.9 * needed))
+    assert probe_here(member, limit=needed) == needed
+
+
+def test_a_trial_asks_for_no_accumulated_batches(tmp_path):
+    settings = training(accumulate=2, remainder="drop")
+    member, _ = members(tmp_path, settings, test_sizes=(10, 20))
+    assert probe_here(member) > 0
+
+
+def test_the_trial_s_batch_is_the_largest(tmp_path):
+    n_frames = torch.tensor([3, 9, 5, 9, 2, 4])
+    train = Examples(tuple("abcdef"), {"n_frames": n_frames})
+    rows = _largest_batch(train, training(batch_size=3), 10.0)
+    assert n_frames[rows].tolist() == [9, 9, 5]
+    rows = _largest_batch(train, training(batch_size=3, batch_seconds=1.2), 10.0)
+    assert len(rows) * n_frames[rows].max() == 12  # 2, 3, 4 | 5 | 9 | 9
+    small, large = (
+        probe_here(members(tmp_path / str(n), training(batch_size=n), test_sizes=(10, 40))[0])
+        for n in (4, 32)
+    )
+    assert large > small
+
+
+ALONE = """
+import sys
+from pathlib import Path
+from serkit.training.cohort import Resources, train_cohort
+from serkit.training.memory import usage
+from training.toy_members import members, training
+
+if __name__ == "__main__":
+    settings = training(epochs=2, batch_size=256)
+    cohort = members(Path(sys.argv[1]), settings, test_sizes=(60, 300), n_frames=374)
+    said, before = [], usage().private
+    plan = train_cohort(
+        cohort, Resources(cohort=False), on_event=lambda *_: None, say=said.append
+    )
+    used = usage()
+    print(plan.peak_bytes, used.private_peak + used.mapped)
+    print(plan.member_bytes, used.private_peak - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
+def test_one_by_one_the_plan_is_within_a_third_of_what_is_taken(tmp_path):
+    script = tmp_path / "run.py"
+    script.write_text(ALONE)
+    run = subprocess.run(
+        [sys.executable, str(script), str(tmp_path)],
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    peaks, own = (map(int, line.split()) for line in run.stdout.splitlines())
+    planned, taken = peaks
+    assert planned == pytest.approx(taken, rel=1 / 3)
+    planned, taken = own
+    assert taken > 100 * 2**20  # else it would be about the libraries
+    assert planned == pytest.approx(taken, rel=1 / 3)
 
 
 SCRIPT = """

@@ -17,7 +17,10 @@ from serkit.training.loop import STATE_FILE
 JOB = Path(__file__).with_name("crew_job.py")
 
 
-def run(folder: Path, n_processes: int, *, n: int, settings=None, fails=False):
+PLAN_JOB = Path(__file__).with_name("crew_plan_job.py")
+
+
+def run(folder: Path, n_processes: int, *, n: int, settings=None, fails=False, job=JOB):
     folder.mkdir(exist_ok=True)
     command = [sys.executable]
     if n_processes > 1:
@@ -27,7 +30,7 @@ def run(folder: Path, n_processes: int, *, n: int, settings=None, fails=False):
             "--standalone",
             f"--nproc-per-node={n_processes}",
         ]
-    command += [str(JOB), str(folder), str(n), json.dumps(settings or {})]
+    command += [str(job), str(folder), str(n), json.dumps(settings or {})]
     done = subprocess.run(
         command,
         env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
@@ -69,6 +72,19 @@ def test_a_crew_that_was_killed_within_an_epoch_goes_on_there(tmp_path):
     run(tmp_path / "two", 2, n=24, settings=often)
     for one, other in zip(rows_of(tmp_path / "alone"), rows_of(tmp_path / "two"), strict=True):
         assert one == pytest.approx(other, rel=1e-4)
+
+
+def test_a_crew_is_told_what_each_of_its_processes_takes(tmp_path):
+    run(tmp_path, 2, n=0, job=PLAN_JOB)
+    plan, memory = json.loads((tmp_path / "said.json").read_text())
+    assert plan == "plan: 2 members, one by one, each shared by 2 processes"
+    assert memory.startswith("memory: about ")
+    assert memory.endswith(" per member and process")
+    assert len(list(tmp_path.glob("members/*/test.safetensors"))) == 2
+    run(tmp_path / "less", 2, n=0, job=PLAN_JOB, settings={"memory": 2**20})
+    (refused,) = json.loads((tmp_path / "less" / "said.json").read_text())
+    assert refused.startswith("memory: one member needs ")
+    assert not list(tmp_path.glob("less/members/*"))
 
 
 def test_without_torchrun_there_is_a_leader_alone(monkeypatch):

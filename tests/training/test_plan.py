@@ -64,7 +64,27 @@ def test_a_plan_is_two_lines_in_plain_words(cohort):
     first, second = plan(cohort, n_jobs=2).lines()
     assert first.startswith("plan: 4 members in processes, 2 at once, 2 rounds; about ")
     assert second == "memory: about 470 MiB of 1.0 GiB at the peak, 105 MiB per member"
-    assert plan_one_by_one(1).lines() == ["plan: 1 member, one by one in this process"]
+
+
+def test_one_by_one_a_plan_says_what_a_member_takes():
+    first, second = plan_one_by_one(1, 100 * MIB, shared=SHARED, budget=2**30).lines()
+    assert first == "plan: 1 member, one by one in this process"
+    assert second == "memory: about 365 MiB of 1.0 GiB at the peak, 105 MiB per member"
+    with pytest.raises(InputError, match=r"one member needs 365 MiB .*the limit is 364 MiB"):
+        plan_one_by_one(1, 100 * MIB, shared=SHARED, budget=364 * MIB)
+
+
+def test_in_a_crew_every_process_takes_as_much():
+    made = plan_one_by_one(2, 100 * MIB, shared=SHARED, budget=2**30, n_together=4, n_here=2)
+    assert made.peak_bytes == (2 * (200 + 105) + 50 + 10) * MIB
+    assert made.lines() == [
+        "plan: 2 members, one by one, each shared by 4 processes",
+        "memory: about 670 MiB of 1.0 GiB at the peak, 105 MiB per member and process",
+    ]
+
+
+def test_nothing_is_said_where_no_member_is_left():
+    assert Plan("one by one", n_members=0, n_at_once=1, n_waves=0).lines() == []
 
 
 def test_what_is_shared_is_counted_once():

@@ -78,30 +78,56 @@ def score(
     ] = None,
     text_features: Annotated[
         Optional[Path],
-        typer.Option(help="Folder of token vectors, for models trained on such."),
+        typer.Option(help="Folder of token vectors, instead of words."),
+    ] = None,
+    session: Annotated[
+        Optional[int],
+        typer.Option(help="The table is one of MMER's authors: the IEMOCAP session to judge."),
+    ] = None,
+    audio: Annotated[
+        Optional[Path], typer.Option(help="With --session: folder of its sounds.")
     ] = None,
     corpora_dir: CorporaDir = None,
     jobs: Annotated[Optional[int], typer.Option(help="Files at a time.")] = None,
     as_json: Json = False,
 ) -> None:
     """Let a recognizer answer for utterances whose truth is known; evaluate reads the table."""
+    from serkit.experiment.mmer_files import score_released
     from serkit.experiment.scoring import score_manifest
 
+    if (session is None) != (audio is None):
+        raise InputError(
+            "--session and --audio go together: the table of MMER's authors needs both"
+        )
     pairs = [entry.partition("=") for entry in label_map or []]
     wrong = [own for own, _, theirs in pairs if not (own and theirs)]
     if wrong:
         raise InputError(f"--map {wrong[0]}: expected label=model's label, such as excited=happy")
+    if session is not None and pairs:
+        raise InputError("--session goes without --map: the labels of that table are known")
     with Bars(quiet=as_json) as bars:
-        result = score_manifest(
-            model,
-            manifest,
-            out,
-            corpora_dir=corpora_dir,
-            label_map={own: theirs for own, _, theirs in pairs},
-            text_features=text_features,
-            n_workers=jobs,
-            progress=bars,
-        )
+        if session is not None and audio is not None:
+            result = score_released(
+                model,
+                manifest,
+                out,
+                session=session,
+                audio=audio,
+                text_features=text_features,
+                n_workers=jobs,
+                progress=bars,
+            )
+        else:
+            result = score_manifest(
+                model,
+                manifest,
+                out,
+                corpora_dir=corpora_dir,
+                label_map={own: theirs for own, _, theirs in pairs},
+                text_features=text_features,
+                n_workers=jobs,
+                progress=bars,
+            )
     if as_json:
         print_json(result.to_dict())
         return

@@ -134,7 +134,7 @@ def import_weights(
     ] = None,
     text_encoder: Annotated[
         Optional[str],
-        typer.Option(help="MMER: folder of RoBERTa base."),
+        typer.Option(help="MMER: folder of RoBERTa base; without it, token vectors are read."),
     ] = None,
     encoder: Annotated[
         Optional[Path],
@@ -153,8 +153,6 @@ def import_weights(
             raise InputError("--system timnet needs --corpus: the corpus it was trained on")
         imported = import_timnet(file, corpus, out)
     elif system == "mmer":
-        if text_encoder is None:
-            raise InputError("--system mmer needs --text-encoder: the file does not hold RoBERTa")
         imported = import_mmer(file, out, text_encoder=text_encoder, encoder=encoder)
     else:
         raise InputError(f"--system {system}: expected timnet or mmer")

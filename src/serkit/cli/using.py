@@ -68,7 +68,7 @@ def predict(
     text_features: Annotated[
         Optional[Path],
         typer.Option(
-            help="Token vectors of what is said, for models trained on such: FILE.npy, or a folder."
+            help="Token vectors of what is said, instead of words: FILE.npy, or a folder."
         ),
     ] = None,
     transcriber: Annotated[

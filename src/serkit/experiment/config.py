@@ -381,6 +381,12 @@ def _refuse_contradictions(config: ExperimentConfig, source: str) -> None:
             f"{source}: corpus.features goes with corpus.name, whose classes give the labels, and "
             "not with corpus.manifest"
         )
+    if config.front_end.get("name") == "none" and config.training.batch_seconds is not None:
+        raise ConfigError(
+            f"{source}: training.batch_seconds is {config.training.batch_seconds:g}, but "
+            "front_end.name = 'none' hears nothing and has no seconds: set training.batch_size "
+            "instead"
+        )
 
 
 def _layers(

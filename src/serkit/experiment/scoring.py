@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,14 +22,14 @@ from serkit.corpora.manifest import import_manifest
 from serkit.evaluation.predictions import Predictions, write_predictions
 from serkit.experiment.progress import Progress, Quiet
 from serkit.experiment.reading import beside_corpora
-from serkit.features.text import PrecomputedText
+from serkit.features.text import PrecomputedText, PrecomputedTextConfig
 from serkit.labels import map_label
 from serkit.machine import usable_cores
 from serkit.recognizer import Recognizer, load_recognizer
 from serkit.training.workers import one_thread
 from serkit.types import InputError, Utterance
 
-__all__ = ["ScoredManifest", "score_manifest"]
+__all__ = ["ScoredManifest", "score_manifest", "score_utterances"]
 
 Vectors = Mapping[str, NDArray[np.float32]]
 
@@ -81,8 +81,7 @@ def score_manifest(
     label_map
         Classes of the manifest that count as others: ``{"excited": "happy"}``.
     text_features
-        Folder or ``.npz`` file of token vectors by utterance id, for checkpoints that were trained
-        on precomputed ones.
+        Folder or ``.npz`` file of token vectors by utterance id, read instead of transcripts.
     n_workers
         Utterances at a time; default: one per core.
 
@@ -111,28 +110,67 @@ def score_manifest(
             f"{', '.join(recognizer.labels.classes)}: it has {', '.join(labels) or 'none'}; name "
             "them as the checkpoint does, or map them"
         )
+    return score_utterances(
+        recognizer,
+        judged,
+        out,
+        n_left_out=len(table) - len(judged),
+        text_features=text_features,
+        n_workers=n_workers,
+        progress=progress,
+    )
+
+
+def score_utterances(
+    recognizer: Recognizer,
+    judged: Sequence[tuple[Utterance, str]],
+    out: Path | str,
+    *,
+    n_left_out: int = 0,
+    text_features: Path | str | None = None,
+    n_workers: int | None = None,
+    progress: Progress,
+) -> ScoredManifest:
+    """Let a recognizer recognise utterances, and write down scores and truth.
+
+    Parameters
+    ----------
+    judged
+        Each utterance with its class, in the recognizer's words.
+    n_left_out
+        Utterances beside them that have another class.
+    out, text_features, n_workers
+        See :func:`score_manifest`.
+
+    Raises
+    ------
+    InputError
+        If utterances cannot be recognised: names the first and counts the rest.
+    """
     utterances = [utterance for utterance, _ in judged]
     vectors = _vectors(recognizer, utterances, text_features)
     scores = _scores(recognizer, utterances, vectors, n_workers=n_workers, progress=progress)
     write_predictions(out, _table(recognizer, judged, scores))
-    notes = _notes(recognizer, n_judged=len(judged), n=len(table))
+    notes = _notes(recognizer, n_judged=len(judged), n=len(judged) + n_left_out)
     return ScoredManifest(Path(out), len(judged), notes)
 
 
 def _vectors(
     recognizer: Recognizer, utterances: Sequence[Utterance], folder: Path | str | None
 ) -> Vectors:
-    """Find the token vectors of utterances, for a recognizer that reads such."""
-    if not isinstance(recognizer.text_encoder, PrecomputedText):
+    """Find the token vectors of utterances, for a recognizer that is to read such."""
+    if folder is None and not recognizer.reads_vectors:
         return {}
     if folder is None:
         raise InputError(
             "this checkpoint reads token vectors that were computed elsewhere: give the folder of "
-            "those of the manifest with --text-features (text_features=...)"
+            "those of the utterances with --text-features (text_features=...)"
         )
+    recognizer.require_vectors_fit(str(folder))
+    assert recognizer.text_encoder is not None
     ids = [utterance.id for utterance in utterances]
-    config = replace(recognizer.text_encoder.config, folder=str(folder))
-    read = PrecomputedText(config).read(ids)
+    width = recognizer.text_encoder.config.n_features
+    read = PrecomputedText(PrecomputedTextConfig(folder=str(folder), width=width)).read(ids)
     return dict(zip(ids, np.split(read.text, np.cumsum(read.n_tokens)[:-1]), strict=True))
 
 

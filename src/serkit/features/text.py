@@ -363,7 +363,7 @@ class PrecomputedText(nn.Module):
             if row.shape[1] != self.config.n_features:
                 raise InputError(
                     f"text.folder: the vectors of {identity} in {path} have {row.shape[1]} "
-                    f"numbers, others {self.config.n_features}: they are of several encoders"
+                    f"numbers, expected {self.config.n_features}: they are of another encoder"
                 )
         return found
 

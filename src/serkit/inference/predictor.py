@@ -136,7 +136,7 @@ def texts_of_files(
 
 
 def text_features_of_files(files: Sequence[Path], given: Path | None) -> dict[Path, Path] | None:
-    """Find the token vectors of what is said in files, for recognizers that read such.
+    """Find the token vectors of what is said in files.
 
     Parameters
     ----------
@@ -185,12 +185,13 @@ def predict_files(
         Asked for what is said in files without a text, if the recognizer reads; called from
         several threads. A row made this way has a note with what it heard.
     text_features
-        Files with the token vectors of what is said, for a recognizer that reads such.
+        Files with the token vectors of what is said, read instead of texts; see
+        :meth:`serkit.recognizer.Recognizer.predict`.
     """
 
     def one(path: Path) -> PredictionRow:
         try:
-            if recognizer.reads_vectors:
+            if recognizer.reads_vectors or text_features is not None:
                 return PredictionRow(str(path), _predict_vectors(recognizer, path, text_features))
             text = None if texts is None else texts.get(path)
             if recognizer.text_encoder is None or text is not None:

@@ -4,23 +4,25 @@ On a CPU each member (one fold with one seed) is trained in a process of its own
 Members share nothing but the features, which the processes map from one file; so a member ends with
 the same weights whatever else is trained beside it. On a CUDA device all members are one stacked
 program; see :mod:`.stacked`. Under torchrun all its processes share one member after the other; see
-:mod:`.crew`. Before a cohort, a member is tried for two steps and what it took is made
-into a plan: how many at once, in how much memory, for how long.
+:mod:`.crew`. Before any of it, a member is tried for two steps and what it took is made into a
+plan: how many at once, in how much memory, and for a cohort, for how long.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
-from serkit.training.crew import crew_size
+from serkit.training.crew import crew_size, together
 from serkit.training.data import holds_views
 from serkit.training.member import Member, Tell, train_member
 from serkit.training.memory import format_size, free_memory, usage
 from serkit.training.plan import Plan, Shared, plan_members, plan_one_by_one
-from serkit.training.probe import probe_member, probe_stack
+from serkit.training.probe import probe_here, probe_member, probe_stack
 from serkit.training.stacked import (
     refuse_unstackable,
     stack_device,
@@ -47,15 +49,16 @@ class Resources:
     n_jobs
         Members side by side in processes; ``None``: one per core.
     memory
-        Bytes for this process, the data and all members together, or of the CUDA device where one
-        trains a stack; ``None``: most of what is free.
+        Bytes for this process, the data and all members together, under torchrun for all its
+        processes on this machine; or of the CUDA device where one trains a stack or one member
+        after the other. ``None``: most of what is free.
     cohort
         ``False``: one member after the other, in this process.
 
     Raises
     ------
     InputError
-        If one after the other is asked for together with a number of jobs or a limit.
+        If one after the other is asked for together with a number of jobs.
     """
 
     n_jobs: int | None = None
@@ -63,10 +66,9 @@ class Resources:
     cohort: bool = True
 
     def __post_init__(self) -> None:
-        if not self.cohort and (self.memory is not None or (self.n_jobs or 1) > 1):
+        if not self.cohort and (self.n_jobs or 1) > 1:
             raise InputError(
-                "--no-cohort trains one member after the other in this process: leave out --memory "
-                "and --jobs"
+                "--no-cohort trains one member after the other in this process: leave out --jobs"
             )
 
 
@@ -103,16 +105,50 @@ def train_cohort(
     if waiting and resources.cohort and _engine(waiting[0]) == "stacked":
         return _stacked(members, waiting, resources, on_event=on_event, say=say)
     n_jobs = resources.n_jobs or default_jobs()
-    # One member at a time needs no plan, unless there is a limit to keep.
-    if resources.cohort and waiting and (min(n_jobs, len(waiting)) > 1 or resources.memory):
+    if not waiting:
+        return Plan("one by one", n_members=0, n_at_once=1, n_waves=0)
+    if resources.cohort and (min(n_jobs, len(waiting)) > 1 or resources.memory):
         return _in_processes(waiting, resources, n_jobs=n_jobs, on_event=on_event, say=say)
-    plan = plan_one_by_one(len(waiting))
-    if waiting:
-        _announce(plan, say)
+    return _one_by_one(waiting, resources, on_event=on_event, say=say)
+
+
+def _one_by_one(
+    waiting: Sequence[Member],
+    resources: Resources,
+    *,
+    on_event: Tell,
+    say: Callable[[str], None],
+) -> Plan:
+    largest, n_here = _largest(waiting), 1
+    if stack_device(largest.training).type == "cuda":
+        shared = Shared(parent=0, libraries=0, data=0)
+        budget = resources.memory or int(_SHARE_OF_FREE * torch.cuda.mem_get_info()[0])
+    else:
+        n_here = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if crew_size() > 1 else 1
+        here = usage()
+        shared = Shared(here.private, here.mapped, _size_of(largest))
+        budget = resources.memory or _most_of_what_is_free()
     with one_thread():
+        # A crew that gave up in the middle of a step would wait for each other.
+        limit = max(budget - shared.total, 0) if crew_size() == 1 else None
+        own = together(partial(probe_here, largest), partial(probe_here, largest, limit=limit))
+        plan = plan_one_by_one(
+            len(waiting),
+            own,
+            shared=shared,
+            budget=budget,
+            n_together=crew_size(),
+            n_here=n_here,
+        )
+        _announce(plan, say)
         for member in waiting:
             train_member(member, on_event)
     return plan
+
+
+def _largest(members: Sequence[Member]) -> Member:
+    """Pick the member with most to train on."""
+    return max(members, key=lambda member: len(member.fold.train))
 
 
 def _for_a_crew(resources: Resources) -> Resources:
@@ -123,12 +159,12 @@ def _for_a_crew(resources: Resources) -> Resources:
     InputError
         If members side by side are asked for.
     """
-    if resources.memory is not None or resources.n_jobs is not None:
+    if resources.n_jobs is not None:
         raise InputError(
             "under torchrun its processes train one member after the other, together: leave out "
-            "--memory and --jobs, or start serkit without torchrun to train members side by side"
+            "--jobs, or start serkit without torchrun to train members side by side"
         )
-    return Resources(cohort=False)
+    return Resources(cohort=False, memory=resources.memory)
 
 
 def _engine(member: Member) -> str:
@@ -149,7 +185,7 @@ def _in_processes(
     on_event: Tell,
     say: Callable[[str], None],
 ) -> Plan:
-    largest = max(waiting, key=lambda member: len(member.fold.train))
+    largest = _largest(waiting)
     budget = resources.memory or _most_of_what_is_free()
     with Workers(on_event) as workers:
         (probe,) = workers.run(probe_member, [largest], at_once=1)

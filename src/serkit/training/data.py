@@ -262,7 +262,10 @@ class Examples:
 
     def first(self, n: int) -> Examples:
         """Pick the first ``n`` pieces, or all, as if each were an utterance."""
-        rows = torch.arange(min(n, len(self)))
+        return self.pieces(torch.arange(min(n, len(self))))
+
+    def pieces(self, rows: Tensor) -> Examples:
+        """Pick some pieces, as if each were an utterance."""
         ids = tuple(self.ids[i] for i in self.owner_of_pieces()[rows].tolist())
         return Examples(ids, self.tensors, self.base_rows(rows), views=self.views)
 

@@ -35,6 +35,8 @@ class Plan:
         Memory that one member adds, that all take at most with this process, that they may take.
     expected_s
         Seconds, if no member stops early.
+    n_together
+        Processes that share each member.
     """
 
     engine: str
@@ -45,21 +47,28 @@ class Plan:
     peak_bytes: int | None = None
     budget_bytes: int | None = None
     expected_s: float | None = None
+    n_together: int = 1
 
     def lines(self) -> list[str]:
-        """Sentences for people."""
-        if self.member_bytes is None:
-            return [f"plan: {_count(self.n_members, 'member')}, one by one in this process"]
-        assert self.peak_bytes is not None
-        assert self.budget_bytes is not None
-        assert self.expected_s is not None
+        """Sentences for people; none where no member is left."""
+        if self.member_bytes is None or self.peak_bytes is None or self.budget_bytes is None:
+            return []
+        memory = (
+            f"memory: about {format_size(self.peak_bytes)} of {format_size(self.budget_bytes)} at "
+            f"the peak, {format_size(self.member_bytes)} per member"
+        )
+        members = _count(self.n_members, "member")
+        if self.expected_s is None:
+            alone = self.n_together == 1
+            where = " in this process" if alone else f", each shared by {self.n_together} processes"
+            each = "" if alone else " and process"
+            return [f"plan: {members}, one by one{where}", memory + each]
         where = "stacked" if self.engine == "stacked" else "in processes"
         return [
-            f"plan: {_count(self.n_members, 'member')} {where}, {self.n_at_once} at once, "
+            f"plan: {members} {where}, {self.n_at_once} at once, "
             f"{_count(self.n_waves, 'round')}; about {format_duration(self.expected_s)}, less if "
             "members stop early",
-            f"memory: about {format_size(self.peak_bytes)} of {format_size(self.budget_bytes)} at "
-            f"the peak, {format_size(self.member_bytes)} per member",
+            memory,
         ]
 
     def to_dict(self) -> dict[str, Any]:
@@ -96,9 +105,48 @@ class Shared:
         return cls(parent.private + probe.once, max(parent.mapped, probe.libraries), data)
 
 
-def plan_one_by_one(n_members: int) -> Plan:
-    """Plan to train in this process, where nothing is measured beforehand."""
-    return Plan("one by one", n_members, n_at_once=1, n_waves=n_members)
+def plan_one_by_one(
+    n_members: int, own: int, *, shared: Shared, budget: int, n_together: int = 1, n_here: int = 1
+) -> Plan:
+    """Plan to train in this process, or in those of a crew, for what a trial has counted.
+
+    Parameters
+    ----------
+    own
+        Bytes that a member takes in each process.
+    budget
+        Bytes for the processes of this machine, or for one on its CUDA device.
+    n_together, n_here
+        Processes that share each member, and how many of them share that memory.
+
+    Raises
+    ------
+    InputError
+        If a member does not fit.
+    """
+    each = int(own * _LATER)
+    around = n_here * shared.parent + shared.libraries + shared.data
+    _refuse_more_than(budget, n_here * each, around)
+    return Plan(
+        "one by one",
+        n_members,
+        n_at_once=1,
+        n_waves=n_members,
+        member_bytes=each,
+        peak_bytes=around + n_here * each,
+        budget_bytes=budget,
+        n_together=n_together,
+    )
+
+
+def _refuse_more_than(budget: int, own: int, around: int) -> None:
+    """Refuse a member that does not fit beside what is there anyway."""
+    if own + around > budget:
+        raise InputError(
+            f"memory: one member needs {format_size(own + around)} ({format_size(own)} of its "
+            f"own, {format_size(around)} for this process, libraries and data), the limit is "
+            f"{format_size(budget)}: raise --memory to that, or lower training.batch_size"
+        )
 
 
 def plan_members(
@@ -125,13 +173,7 @@ def plan_members(
         If not even one member fits.
     """
     each = int(probe.member * _LATER)
-    needed = shared.total + each
-    if needed > budget:
-        raise InputError(
-            f"memory: one member needs {format_size(needed)} ({format_size(each)} of its "
-            f"own, {format_size(shared.total)} for this process, libraries and data), the limit is "
-            f"{format_size(budget)}: raise --memory to that, or lower training.batch_size"
-        )
+    _refuse_more_than(budget, each, shared.total)
     n_fitting = (budget - shared.total) // max(each, 1)
     n_at_once = min(n_jobs, len(members), n_fitting)
     # Processes share the cores; a stack was measured as it runs.

@@ -1,23 +1,38 @@
-"""What one member takes: two training steps and one evaluation batch on the real data, measured."""
+"""What one member takes: two training steps and one evaluation batch on the real data, measured.
+
+Where members are trained in processes of their own, one is tried in such a process. Where they are
+trained in this one, whose memory holds much else, the tensors of the steps are counted instead
+(:func:`probe_here`).
+"""
 
 from __future__ import annotations
 
 import re
 import tempfile
 import time
-from collections.abc import Sequence
+import weakref
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
-from serkit.training.data import Data, read_data
+from serkit.recognizer import Recognizer
+from serkit.training.batches import epoch_batches
+from serkit.training.config import TrainingConfig
+from serkit.training.data import Data, Examples, read_data
 from serkit.training.loop import fit, predict
 from serkit.training.member import Member, Tell, initial_recognizer
-from serkit.training.memory import usage
+from serkit.training.memory import format_size, usage
 from serkit.training.stacked import device_data, stack_device, stack_of
+from serkit.training.trackers import TrackerConfig
+from serkit.types import InputError
 
-__all__ = ["Probe", "probe_member", "probe_stack"]
+__all__ = ["Probe", "probe_here", "probe_member", "probe_stack"]
 
 _N_STACKED = 4
 
@@ -61,16 +76,12 @@ def probe_member(member: Member, tell: Tell) -> Probe:
     train, _ = member.parts(data)
     recognizer = initial_recognizer(member, train)
     batch = train.first(member.training.batch_size)
-    training = member.training.model_copy(
-        # A dev part costs the copy of the best weights as well.
-        update={"epochs": 2, "min_epochs": 1, "select_every": 1, "save_every_s": 0.0}
-    )
     with tempfile.TemporaryDirectory(prefix="serkit-probe-") as folder:
         result = fit(
             recognizer,
             batch,
             batch,
-            training,
+            _two_steps(member.training),
             objective=member.objective,
             seed=member.order_seed,
             folder=Path(folder),
@@ -88,6 +99,155 @@ def probe_member(member: Member, tell: Tell) -> Probe:
         train_pieces=len(data.training) / len(data.training.ids),
         evaluation_pieces=len(data.evaluation) / len(data.evaluation.ids),
     )
+
+
+def probe_here(member: Member, *, limit: int | None = None) -> int:
+    """Train a member for two steps in this process; nothing of it is kept.
+
+    The batch is the largest that it will meet. In a crew all processes call it together, each with
+    its share of the batch.
+
+    Parameters
+    ----------
+    limit
+        Bytes at which to give up; ``None``: never.
+
+    Returns
+    -------
+    bytes
+        Of tensors at the peak, those of the data aside: weights, gradients, moments, the best
+        weights and what a step keeps. On a CUDA device, of its memory, as its allocator counts.
+
+    Raises
+    ------
+    InputError
+        If more than the limit is needed, or more than the device has.
+    """
+    train, dev = member.parts(read_data(member.data))
+    recognizer = initial_recognizer(member, train)
+    batch = train.pieces(_largest_batch(train, member.training, recognizer.frame_rate))
+    device = stack_device(member.training)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)  # starts CUDA where nothing has
+        torch.cuda.reset_peak_memory_stats(device)
+        try:
+            _fit_two_steps(member, recognizer, batch, dev)
+        except torch.OutOfMemoryError:
+            if limit is None:
+                raise
+            raise InputError(
+                f"memory: two steps with {len(batch)} utterances do not fit into that of the CUDA "
+                "device: lower training.batch_size"
+            ) from None
+        peak = _peak(device)
+        del recognizer
+        torch.cuda.empty_cache()
+        return peak
+    weights = {t.data_ptr(): t.nbytes for t in recognizer.state_dict().values()}
+    tensors = _TensorBytes(sum(weights.values()), limit=limit)
+    with tensors:
+        _fit_two_steps(member, recognizer, batch, dev)
+    return tensors.peak
+
+
+def _fit_two_steps(
+    member: Member, recognizer: Recognizer, batch: Examples, dev: Examples | None
+) -> None:
+    with tempfile.TemporaryDirectory(prefix="serkit-probe-") as folder:
+        fit(
+            recognizer,
+            batch,
+            None if dev is None else dev.first(1),
+            _two_steps(member.training),
+            objective=member.objective,
+            seed=member.order_seed,
+            folder=Path(folder),
+        )
+
+
+def _two_steps(training: TrainingConfig) -> TrainingConfig:
+    """Make the settings of a trial with a single batch."""
+    # A dev part costs the copy of the best weights as well.
+    return training.model_copy(
+        update={
+            "epochs": 2,
+            "min_epochs": 1,
+            "select_every": 1,
+            "save_every_s": 0.0,
+            "accumulate": 1,
+            "tracker": TrackerConfig(),
+        }
+    )
+
+
+def _largest_batch(train: Examples, config: TrainingConfig, frame_rate: float) -> Tensor:
+    """Pick the rows of the batch that takes most memory."""
+    n_frames = train.lengths()
+    if config.batch_seconds is None:
+        return n_frames.argsort(descending=True, stable=True)[: config.batch_size]
+    batches = epoch_batches(
+        n_frames,
+        batch_size=config.batch_size,
+        max_frames=config.batch_seconds * frame_rate,
+        seed=0,
+        epoch=1,
+    )
+    return max(batches, key=lambda rows: len(rows) * int(n_frames[rows].max()))
+
+
+class _TensorBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts the bytes of the tensors that operations make, for as long as they live.
+
+    Parameters
+    ----------
+    at_first
+        Bytes to start from.
+    limit
+        Bytes at which to give up.
+    """
+
+    def __init__(self, at_first: int, *, limit: int | None) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.peak = self._now = at_first
+        self._limit = limit
+        self._known: dict[int, weakref.ref[Any]] = {}
+
+    def __torch_dispatch__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Count what an operation makes; what it is given was there before, or is counted."""
+        for given in tree_leaves((args, kwargs)):
+            self._count(given, made=False)
+        results = func(*args, **(kwargs or {}))
+        for result in tree_leaves(results):
+            self._count(result, made=True)
+        return results
+
+    def _count(self, value: Any, *, made: bool) -> None:
+        if not isinstance(value, Tensor) or value.layout != torch.strided:
+            return
+        storage = value.untyped_storage()
+        identity, n_bytes = id(storage), storage.nbytes() if made else 0
+        if identity in self._known:
+            return
+
+        def forget(_: object) -> None:
+            del self._known[identity]
+            self._now -= n_bytes
+
+        self._known[identity] = weakref.ref(storage, forget)
+        self._now += n_bytes
+        self.peak = max(self.peak, self._now)
+        if self._limit is not None and self._now > self._limit:
+            raise InputError(
+                f"memory: one member needs more than the {format_size(self._limit)} that are left "
+                "beside this process, libraries and data: raise --memory, or lower "
+                "training.batch_size"
+            )
 
 
 def probe_stack(members: Sequence[Member], tell: Tell) -> Probe:
