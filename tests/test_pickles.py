@@ -42,6 +42,18 @@ def test_words_and_numbers_are_read(tmp_path, protocol):
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_arrays_in_tuples_are_read(tmp_path, protocol):
+    content = [["p226", np.ones((1, 3), np.float32), (np.zeros((2, 4)), np.arange(2.0), 2, "001")]]
+    ((speaker, vector, (mel, f0, n_frames, name)),) = read(
+        tmp_path, pickle.dumps(content, protocol=protocol), words=False
+    )
+    assert (speaker, n_frames, name) == ("p226", 2, "001")
+    assert vector.shape == (1, 3)
+    assert mel.shape == (2, 4)
+    np.testing.assert_array_equal(f0, [0, 1])
+
+
 def test_words_in_arrays_are_asked_for(tmp_path):
     for words in (np.array(["a"]), np.array(["a", "b"], dtype=object)):
         with pytest.raises(TypeError, match=r"expected numbers|not a single dict"):

@@ -247,4 +247,6 @@ def _array_of_words(content: Any, shape: tuple[Any, ...]) -> NDArray[Any]:
 
 
 def _value(thing: Any) -> Any:
+    if isinstance(thing, tuple):  # made of what was on the stack, arrays in the making included
+        return tuple(each.value if isinstance(each, _Empty) else each for each in thing)
     return thing.value if isinstance(thing, _Empty) else thing

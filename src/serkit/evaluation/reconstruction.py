@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["envelope_correlation", "panels_png", "pitch_kept"]
+__all__ = ["contours_png", "envelope_correlation", "panels_png", "pitch_kept"]
 
 Floats = NDArray[np.floating[Any]]
 
@@ -104,6 +104,28 @@ def panels_png(panels: Mapping[str, Floats], *, seconds_per_frame: float, title:
             )
             axes.set_title(name)
             axes.set_ylabel("mel band")
+        rows[-1].set_xlabel("s")
+        figure.suptitle(title.replace("$", r"\$"), x=0.01, ha="left", color=_MUTED, fontsize=9)
+        return _png(figure)
+
+
+def contours_png(contours: Mapping[str, Floats], *, seconds_per_frame: float, title: str) -> bytes:
+    """Draw pitch contours of one utterance below each other, as a bitmap on white.
+
+    Parameters
+    ----------
+    contours
+        Name -> (n_frames,), in [0, 1] where voiced, below 0 elsewhere; all of one length.
+    """
+    with _figure(9.4, 0.5 + 1.2 * len(contours)) as figure:
+        rows = np.atleast_1d(figure.subplots(len(contours), 1, sharex=True))
+        for axes, (name, contour) in zip(rows, contours.items(), strict=True):
+            voiced = np.where(contour >= 0, contour, np.nan)
+            axes.plot(np.arange(len(contour)) * seconds_per_frame, voiced, ".", color=_INK, ms=2.5)
+            axes.set_ylim(0, 1)
+            axes.set_title(name)
+            axes.set_ylabel("pitch")
+        rows[-1].set_xlim(0, max(map(len, contours.values())) * seconds_per_frame)
         rows[-1].set_xlabel("s")
         figure.suptitle(title.replace("$", r"\$"), x=0.01, ha="left", color=_MUTED, fontsize=9)
         return _png(figure)

@@ -1,5 +1,7 @@
 """The report of a decomposition: curves, what each code carries, utterances to look at and hear.
 
+That of an F0 converter has contours in their place.
+
 Everything is read from the run folder: ``run.json``, ``metrics.json``, ``log.jsonl`` of each
 training, and of each sample ``reconstruction-<utterance>.png`` and
 ``audio/<utterance>-<panel>.wav``. Sounds that are small enough are inside the page.
@@ -44,17 +46,19 @@ def write_reconstruction_report(run_dir: Path | str) -> Path:
     run_dir = Path(run_dir)
     run, metrics = (_read(run_dir / name) for name in ("run.json", "metrics.json"))
     logs = [_read_rows(run_dir / fold["log"]) for fold in metrics["folds"]]
-    page = render_page(
-        "decomposition.html.j2",
-        {
-            "run": run,
-            "metrics": metrics,
-            "codes": [name for name in metrics["mean"] if name.startswith("without_")],
-            "curves": _curves(logs),
-            "samples": [_sample(run_dir, sample) for sample in metrics["samples"]],
-            "config": (run_dir / "config.json").read_text(encoding="utf-8"),
-        },
-    )
+    shared = {
+        "run": run,
+        "metrics": metrics,
+        "samples": [_sample(run_dir, sample) for sample in metrics["samples"]],
+        "config": (run_dir / "config.json").read_text(encoding="utf-8"),
+    }
+    if "contours" in metrics:
+        page = render_page("f0_converter.html.j2", shared | {"curves": _converter_curves(logs)})
+    else:
+        codes = [name for name in metrics["mean"] if name.startswith("without_")]
+        page = render_page(
+            "decomposition.html.j2", shared | {"codes": codes, "curves": _curves(logs)}
+        )
     write_atomically(run_dir / "report.html", page)
     return run_dir / "report.html"
 
@@ -93,8 +97,29 @@ def _curves(logs: Sequence[Rows]) -> str:
     panels = {"Mean squared error": losses}
     if without:
         panels["Dev part, without"] = {"nothing": "dev_loss"} | without
+    return _panels_by_epoch("reconstruction", panels, logs)
+
+
+def _converter_curves(logs: Sequence[Rows]) -> str:
+    """Draw cross-entropies by epoch and, where there is a dev part, the share said nearly right."""
+    panels = {
+        "Cross-entropy": {
+            "training crops": "train_loss",
+            "dev part": "dev_loss",
+            "dev part, own contour": "dev_loss_own",
+        }
+    }
+    if "dev_voiced" in logs[0][0]:
+        panels["Dev part, voiced frames nearly right"] = {"share": "dev_voiced"}
+    return _panels_by_epoch("contours", panels, logs)
+
+
+def _panels_by_epoch(
+    name: str, panels: Mapping[str, Mapping[str, str]], logs: Sequence[Rows]
+) -> str:
+    """Draw panels of title -> words -> key in the rows, of what there is."""
     return series_figure(
-        "reconstruction",
+        name,
         {
             title: {words: runs for words, key in keys.items() if (runs := _runs(logs, key))}
             for title, keys in panels.items()

@@ -1,18 +1,24 @@
 """Train a decomposition of speech, once or once per fold, and show what its codes carry.
 
+``[model] name = "f0_converter"`` trains SpeechSplit's other network instead, which says the pitch
+of one utterance in the rhythm of another; data, parts, crops, folder and resuming are the same.
+
 No label is used. What an experiment of emotion starts from, ``parts_from``, should be trained per
 fold or on another corpus: otherwise it has heard the speakers that the experiment is tested on.
 
 The run folder::
 
     config.json              the resolved settings
-    model/                   the decomposition; see serkit.experiment.decomposition_model
+    model/                   the decomposition; see serkit.experiment.decomposition_model, and
+                             serkit.experiment.pitch_converter
     members/all/             log.jsonl and the state to resume from
     folds/NAME/              with per_fold, instead of these two: log.jsonl and model/ of each fold
     folds.csv                who is in which part
-    metrics.json             errors, in full and while one encoder reads zeros
-    reconstruction-*.png     spectrograms of a few utterances, whole and without each code
-    audio/                   the same to listen to
+    metrics.json             errors, in full and while one encoder reads zeros; of a converter
+                             cross-entropies, and those of what knows less
+    reconstruction-*.png     spectrograms of a few utterances, whole and without each code; of a
+                             converter contours
+    audio/                   spectrograms to listen to
     run.json                 what, on what, with which software
     report.html
     .lock                    held by the process that works here
@@ -55,13 +61,15 @@ from serkit.experiment.decomposition_model import (
     build_parts_front_end,
     load_decomposition,
 )
-from serkit.experiment.decomposition_samples import draw_samples
+from serkit.experiment.decomposition_results import summarise_folds, write_card
+from serkit.experiment.decomposition_samples import draw_contours, draw_samples
 from serkit.experiment.examples import mark_speakers, speakers_of
 from serkit.experiment.folds import folds_of
 from serkit.experiment.parts_start import FOLDS_FOLDER
+from serkit.experiment.pitch_converter import PitchConverter, load_pitch_converter
 from serkit.experiment.progress import Progress, Quiet
 from serkit.experiment.provenance import commit, machine, packages
-from serkit.experiment.reading import CorpusPart, read_part
+from serkit.experiment.reading import CorpusPart, beside_corpora, read_part
 from serkit.experiment.run_folder import (
     Stopwatch,
     begin_run,
@@ -69,11 +77,17 @@ from serkit.experiment.run_folder import (
     in_run_folder,
     write_json,
 )
+from serkit.experiment.speechsplit_files import read_speechsplit
 from serkit.features import front_end_to_dict
 from serkit.features.cache import ExtractedFeatures, Extractor, extract_features
 from serkit.features.speech_parts import SpeechParts
 from serkit.labels import map_label
-from serkit.models.speech_split import SpeechSplit, SpeechSplitConfig
+from serkit.models.speech_split import (
+    F0Converter,
+    F0ConverterConfig,
+    SpeechSplit,
+    SpeechSplitConfig,
+)
 from serkit.settings import checked
 from serkit.training.config import TrainingConfig
 from serkit.training.crew import crew_size
@@ -83,10 +97,9 @@ from serkit.training.lock import FolderLock
 from serkit.training.loop import LOG_FILE
 from serkit.training.speech_split import (
     SplitMember,
-    error_of_the_mean,
     forget_state,
     part_of_judgement,
-    reconstruction_errors,
+    score_network,
     train_split,
 )
 from serkit.training.workers import Workers, default_jobs, one_thread
@@ -96,6 +109,7 @@ __all__ = ["DecompositionConfig", "run_decomposition"]
 
 _EVERYBODY = "all"  # name of the one training that is of no fold
 _RESULT_FILE = "result.json"
+_NETWORK = "speech_split"  # where model.name is not given
 _DEV_RULES = ("speaker", "random", "none")  # of that training
 
 
@@ -122,7 +136,10 @@ class DecompositionConfig(Strict):
     )
     protocol: ProtocolConfig = ProtocolConfig()
     front_end: dict[str, Any] = Field(default={"name": FRONT_END})
-    model: dict[str, Any] = Field(default={}, description="settings of SpeechSplit")
+    model: dict[str, Any] = Field(
+        default={},
+        description="name, speech_split (default) or f0_converter, and settings of that network",
+    )
     crops: CropConfig = CropConfig()
     mask_padding: bool = Field(
         default=True, description="leave padding out of the loss; false: as published"
@@ -130,6 +147,11 @@ class DecompositionConfig(Strict):
     training: TrainingConfig = TrainingConfig(select_by="loss")
     n_samples: int = Field(
         default=3, ge=0, description="utterances to look at and listen to in the report"
+    )
+    pitch_converter: str | None = Field(
+        default=None,
+        description="run folder or checkpoint of a trained F0 converter, by which samples are also "
+        "said with the pitch of the next one",
     )
 
     @model_validator(mode="after")
@@ -211,17 +233,20 @@ def _run(
 ) -> Path:
     started, stopwatch, made_by = datetime.now(timezone.utc), Stopwatch(out), commit()
     front_end = build_parts_front_end(config.front_end)
-    parts = [
-        _selected(read_part(c, corpora_dir, progress), config.labels)
+    sources = [
+        _read(c, front_end, corpora_dir=corpora_dir, labels=config.labels, progress=progress)
         for c in (config.corpus, *config.more_corpora)
     ]
+    parts = [part for part, _ in sources]
     for part in parts:
         progress.say(part.description["check"])
     utterances = _joined(parts)
     model = _model_config(config, utterances)
-    n_parameters = sum(p.numel() for p in SpeechSplit(model).parameters())
+    n_parameters = sum(p.numel() for p in _network(model).parameters())
+    converter = _converter(config, front_end, corpora_dir)
     extracted = [
-        _extract(front_end, part, cache_dir=cache_dir, progress=progress) for part in parts
+        _extract(front_end, part, cache_dir=cache_dir, progress=progress) if made is None else made
+        for part, made in sources
     ]
     hashes = {key: value for each in extracted for key, value in each.audio_hashes.items()}
     folds = _folds(config, utterances, hashes)
@@ -252,15 +277,15 @@ def _run(
             ),
             home=_home(config, out, fold) / "model" if config.per_fold else out / "model",
             front_end={"name": FRONT_END} | front_end_to_dict(front_end),
-            speakers=speakers if model.n_speakers else (),
+            speakers=speakers if isinstance(model, SpeechSplitConfig) and model.n_speakers else (),
             title=_title(config, description),
             trained_on=_trained_on(fold, by_id, description),
         )
         for fold in folds
     ]
     _train(jobs, n_jobs, stopwatch=stopwatch, progress=progress)
-    progress.stage("reconstructing a few utterances", config.n_samples)
-    samples = _samples(config, jobs[0], by_id, out, progress)
+    progress.stage("saying a few utterances again", config.n_samples)
+    samples = _samples(config, jobs[0], by_id, out, converter=converter, progress=progress)
     write_json(out / "metrics.json", _metrics(jobs, out, samples))
     write_json(
         out / "run.json",
@@ -272,7 +297,8 @@ def _run(
             "system": config.system,
             "corpus": description,
             "protocol": _protocol(config, folds),
-            "streams": list(model.streams),
+            "network": config.model.get("name", _NETWORK),
+            "streams": list(model.streams) if isinstance(model, SpeechSplitConfig) else [],
             "n_parameters": n_parameters,
             "seed": config.seed,
             "commit": made_by,
@@ -285,6 +311,23 @@ def _run(
     report = write_reconstruction_report(out)
     shutil.rmtree(out / ".data", ignore_errors=True)
     return report
+
+
+def _read(
+    config: CorpusConfig,
+    front_end: SpeechParts,
+    *,
+    corpora_dir: Path | None,
+    labels: LabelsConfig,
+    progress: Progress,
+) -> tuple[CorpusPart, ExtractedFeatures | None]:
+    """Read a corpus; with its features, where the manifest is a pickle of SpeechSplit's authors."""
+    if config.manifest is None or Path(config.manifest).suffix != ".pkl":
+        return _selected(read_part(config, corpora_dir, progress), labels), None
+    if labels != LabelsConfig():
+        raise ConfigError(f"{config.manifest}: has no labels: leave [labels] out")
+    path = beside_corpora(config.manifest, corpora_dir)
+    return read_speechsplit(path, n_mels=front_end.config.n_mels)
 
 
 def _selected(part: CorpusPart, labels: LabelsConfig) -> CorpusPart:
@@ -332,13 +375,40 @@ def _describe(parts: Sequence[CorpusPart]) -> dict[str, Any]:
 
 def _model_config(
     config: DecompositionConfig, utterances: Sequence[Utterance]
-) -> SpeechSplitConfig:
+) -> SpeechSplitConfig | F0ConverterConfig:
     """Complete the network's settings by the number of speakers where those are numbered."""
     settings = dict(config.model)
+    name = settings.pop("name", _NETWORK)
+    if name == "f0_converter":
+        return checked(F0ConverterConfig, settings, where="model")
+    if name != _NETWORK:
+        raise ConfigError(f"model.name is '{name}': expected {_NETWORK} or f0_converter")
     streams = settings.get("streams", SpeechSplitConfig().streams)
     if settings.get("timbre") == "one_hot" and "timbre" in streams:
         settings.setdefault("n_speakers", len(speakers_of(utterances)))
     return checked(SpeechSplitConfig, settings, where="model")
+
+
+def _network(model: SpeechSplitConfig | F0ConverterConfig) -> SpeechSplit | F0Converter:
+    return F0Converter(model) if isinstance(model, F0ConverterConfig) else SpeechSplit(model)
+
+
+def _converter(
+    config: DecompositionConfig, front_end: SpeechParts, corpora_dir: Path | None
+) -> PitchConverter | None:
+    """Load the converter that samples are said with."""
+    if config.pitch_converter is None:
+        return None
+    if config.model.get("name", _NETWORK) != _NETWORK:
+        raise ConfigError("pitch_converter: samples of a converter are contours: leave it out")
+    folder = beside_corpora(config.pitch_converter, corpora_dir)
+    converter = load_pitch_converter(folder)
+    if converter.front_end.config != front_end.config:
+        raise ConfigError(
+            f"pitch_converter: {folder} was trained on the parts {converter.front_end.config}, and "
+            f"[front_end] is {front_end.config}: give both the same settings"
+        )
+    return converter
 
 
 def _extract(
@@ -510,21 +580,13 @@ def _work(job: _Job, tell: Callable[[str, dict[str, Any]], None]) -> None:
     """Train one decomposition, store it and measure it; skipped where that is done."""
     if not job.result.exists():
         member = job.member
-        split, result = train_split(member, lambda row: tell(job.name, row))
+        network, result = train_split(member, lambda row: tell(job.name, row))
         judged_on, ids = part_of_judgement(member.fold)
-        judged = member.part(ids)
-        mse = reconstruction_errors(split, judged)
-        mse_of_mean = error_of_the_mean(
-            member.part(member.fold.train), judged, member.model.sizes.n_mels
-        )
+        scores = score_network(network, member, ids)
         epochs = {"selected_epoch": result.selected_epoch, "n_epochs": len(result.history)}
-        decomposition = Decomposition(
-            front_end=build_parts_front_end(job.front_end),
-            split=split,
-            speakers=job.speakers,
-            trained_on=dict(job.trained_on) | epochs,
-        )
-        decomposition.save(job.home, card=_card(job, judged_on, mse, mse_of_mean))
+        trained_on = dict(job.trained_on) | epochs
+        card = write_card(job.title, network, trained_on, judged_on=judged_on, scores=scores)
+        _trained(job, network, trained_on).save(job.home, card=card)
         write_json(
             job.result,
             {
@@ -534,41 +596,23 @@ def _work(job: _Job, tell: Callable[[str, dict[str, Any]], None]) -> None:
                 "n_train": len(member.fold.train),
                 "n_dev": len(member.fold.dev),
                 **epochs,
-                "mse_of_mean": mse_of_mean,
-                "mse": mse,
+                **scores,
             },
         )
         forget_state(member)
     tell(job.name, {"finished": True})
 
 
-def _card(job: _Job, judged_on: str, mse: Mapping[str, float], mse_of_mean: float) -> str:
-    trained_on, fold = job.trained_on, job.member.fold
-    errors = "\n".join(f"| {name.replace('_', ' ')} | {value:.5f} |" for name, value in mse.items())
-    speakers = ", ".join(f"{corpus}/{speaker}" for corpus, speaker in trained_on["speakers"])
-    return f"""# {job.title}
-
-Takes speech apart into {", ".join(job.member.model.streams)}, and puts it together again.
-Training: {fold.name}. No label was used.
-
-## How well
-
-Mean squared error of the mel spectrogram (0 is -100 dB, 1 is 0 dB) over the {judged_on} part, whole
-and while one encoder reads zeros.
-
-| | |
-|---|---|
-{errors}
-| always the mean frame | {mse_of_mean:.5f} |
-
-## Trained on
-
-{trained_on["n_utterances"]} utterances. Heard in training or in choosing the epoch: {speakers}.
-Licence: {trained_on["licence"]}. A model inherits the cautions of its corpus's licence.
-What starts from this model must not be tested on these speakers.
-
-Written by serkit {trained_on["serkit_version"]}, corpus fingerprint `{trained_on["fingerprint"]}`.
-"""
+def _trained(
+    job: _Job, network: SpeechSplit | F0Converter, trained_on: Mapping[str, Any]
+) -> Decomposition | PitchConverter:
+    """Put what was trained together with its front end."""
+    front_end = build_parts_front_end(job.front_end)
+    if isinstance(network, F0Converter):
+        return PitchConverter(front_end=front_end, network=network, trained_on=trained_on)
+    return Decomposition(
+        front_end=front_end, split=network, speakers=job.speakers, trained_on=trained_on
+    )
 
 
 def _samples(
@@ -576,6 +620,8 @@ def _samples(
     job: _Job,
     by_id: Mapping[str, Utterance],
     out: Path,
+    *,
+    converter: PitchConverter | None,
     progress: Progress,
 ) -> list[dict[str, Any]]:
     """Draw utterances of the part that the first training is judged by, of different speakers."""
@@ -587,15 +633,25 @@ def _samples(
         turn = seen[utterance.speaker] = seen.get(utterance.speaker, 0) + 1
         ranked.append((turn, utterance))
     chosen = [utterance for _, utterance in sorted(ranked, key=lambda pair: pair[0])]
-    decomposition = load_decomposition(job.home)
+    examples = job.member.part(tuple(u.id for u in chosen))
     with one_thread(), torch.inference_mode():
-        samples = draw_samples(
-            decomposition,
-            job.member.part(tuple(u.id for u in chosen)),
-            n_samples=config.n_samples,
-            out=out,
-            on_sample=progress.advance,
-        )
+        if isinstance(job.member.model, F0ConverterConfig):
+            samples = draw_contours(
+                load_pitch_converter(job.home),
+                examples,
+                n_samples=config.n_samples,
+                out=out,
+                on_sample=progress.advance,
+            )
+        else:
+            samples = draw_samples(
+                load_decomposition(job.home),
+                examples,
+                n_samples=config.n_samples,
+                out=out,
+                on_sample=progress.advance,
+                converter=converter,
+            )
     return [
         sample | {"speaker": by_id[sample["id"]].speaker, "fold": job.name, "part": part}
         for sample in samples
@@ -608,32 +664,12 @@ def _metrics(jobs: Sequence[_Job], out: Path, samples: list[dict[str, Any]]) -> 
         | {"log": (job.member.folder / LOG_FILE).relative_to(out).as_posix()}
         for job in jobs
     ]
-    mean = {name: float(np.mean([fold["mse"][name] for fold in folds])) for name in folds[0]["mse"]}
-    mse_of_mean = float(np.mean([fold["mse_of_mean"] for fold in folds]))
     return {
         "task": "decomposition",
-        "finding": _finding(mean, mse_of_mean, folds[0]["judged_on"]),
-        "mean": mean,
-        "mse_of_mean": mse_of_mean,
+        **summarise_folds(folds),
         "folds": folds,
         "samples": samples,
     }
-
-
-def _finding(mean: Mapping[str, float], mse_of_mean: float, judged_on: str) -> str:
-    """Say in a sentence or two how good it is."""
-    explained = 1 - mean["full"] / mse_of_mean
-    share = f"{100 * explained:.0f} % of the variance of the spectrogram"
-    if explained <= 0:
-        found = f"On the {judged_on} part it is no better than always saying the mean frame."
-    else:
-        found = f"On the {judged_on} part it says {share} again."
-    without = {k: v / mean["full"] for k, v in mean.items() if k != "full"}
-    ranked = sorted(without.items(), key=lambda item: -item[1])
-    factors = ", ".join(
-        f"{value:.2f} times as large {name.replace('_', ' ')}" for name, value in ranked
-    )
-    return f"{found} The error becomes {factors}."
 
 
 def _protocol(config: DecompositionConfig, folds: Sequence[Fold]) -> dict[str, Any]:

@@ -7,10 +7,10 @@ ever unpickled.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -24,14 +24,26 @@ from serkit.checkpoints import CONFIG_FILE, WEIGHTS_FILE, write_checkpoint
 from serkit.features import build_front_end, front_end_to_dict
 from serkit.features.resynthesis import mel_to_sound
 from serkit.features.speech_parts import SpeechParts
-from serkit.models.speech_split import SpeechSplit, SpeechSplitConfig
+from serkit.models.speech_split import F0Converter, SpeechSplit, SpeechSplitConfig
 from serkit.settings import checked
 from serkit.types import InputError
 
-__all__ = ["FRONT_END", "Decomposition", "build_parts_front_end", "load_decomposition"]
+__all__ = [
+    "FRONT_END",
+    "Decomposition",
+    "build_parts_front_end",
+    "extract_parts",
+    "load_decomposition",
+    "read_checkpoint",
+    "write_parts_checkpoint",
+]
+
+Built = TypeVar("Built")
 
 FORMAT = 1  # of config.json; raised when an older serkit could misread a newer checkpoint
 FRONT_END = "speech_parts"
+
+_TASK = "decomposition"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,13 +67,9 @@ class Decomposition:
     speakers: tuple[str, ...] = ()
     trained_on: Mapping[str, Any] = field(default_factory=dict)
 
-    @torch.inference_mode()
     def extract(self, waveform: Waveform, sample_rate: int) -> Tensor:
         """Compute spectrogram and pitch of a mono waveform, ``(n_frames, n_mels + 1)``."""
-        rate = self.front_end.config.sample_rate
-        samples = torch.from_numpy(resample(waveform, sample_rate, rate)).unsqueeze(0)
-        parts: Tensor = self.front_end(samples, torch.tensor([samples.shape[1]]))[0]
-        return parts[0]
+        return extract_parts(self.front_end, waveform, sample_rate)
 
     def number_of(self, speaker: str) -> int:
         """Give the number of a speaker, -100 for strangers."""
@@ -102,7 +110,8 @@ class Decomposition:
         """Say an utterance with some streams of another one.
 
         The shorter of the two is lengthened by silence. Nothing aligns them: it sounds best where
-        both say the same words, and pitch fits only the rhythm it was taken with.
+        both say the same words, and pitch fits only the rhythm it was taken with;
+        :class:`.PitchConverter` fits it to another.
 
         Parameters
         ----------
@@ -143,16 +152,14 @@ class Decomposition:
 
     def save(self, folder: Path, *, card: str) -> Path:
         """Write the checkpoint into a folder."""
-        config = {
-            "format": FORMAT,
-            "task": "decomposition",
-            "front_end": {"name": FRONT_END} | front_end_to_dict(self.front_end),
-            "model": asdict(self.split.config),
-            "n_parameters": sum(p.numel() for p in self.split.parameters()),
-            "speakers": list(self.speakers),
-            "trained_on": dict(self.trained_on),
-        }
-        return write_checkpoint(folder, config=config, weights=self.split.state_dict(), card=card)
+        return write_parts_checkpoint(
+            folder,
+            _TASK,
+            front_end=self.front_end,
+            network=self.split,
+            settings={"speakers": list(self.speakers), "trained_on": dict(self.trained_on)},
+            card=card,
+        )
 
 
 def build_parts_front_end(settings: Mapping[str, Any]) -> SpeechParts:
@@ -175,6 +182,15 @@ def build_parts_front_end(settings: Mapping[str, Any]) -> SpeechParts:
     return front_end
 
 
+def extract_parts(front_end: SpeechParts, waveform: Waveform, sample_rate: int) -> Tensor:
+    """Compute spectrogram and pitch of a mono waveform, ``(n_frames, n_mels + 1)``."""
+    rate = front_end.config.sample_rate
+    samples = torch.from_numpy(resample(waveform, sample_rate, rate)).unsqueeze(0)
+    with torch.inference_mode():
+        parts: Tensor = front_end(samples, torch.tensor([samples.shape[1]]))[0]
+    return parts[0]
+
+
 def load_decomposition(folder: Path | str) -> Decomposition:
     """Load a trained decomposition from its checkpoint, or from a run folder with one.
 
@@ -183,30 +199,88 @@ def load_decomposition(folder: Path | str) -> Decomposition:
     InputError
         If there is none, or its files are damaged or do not fit each other.
     """
-    given = Path(folder)
+
+    def build(saved: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Decomposition:
+        split = SpeechSplit(checked(SpeechSplitConfig, saved["model"], where="model"))
+        split.load_state_dict(weights)
+        return Decomposition(
+            front_end=build_parts_front_end(saved["front_end"]),
+            split=split.eval(),
+            speakers=tuple(saved["speakers"]),
+            trained_on=saved["trained_on"],
+        )
+
+    return read_checkpoint(folder, _TASK, build, preset="...")
+
+
+def write_parts_checkpoint(
+    folder: Path,
+    task: str,
+    *,
+    front_end: SpeechParts,
+    network: SpeechSplit | F0Converter,
+    settings: Mapping[str, Any],
+    card: str,
+) -> Path:
+    """Write the checkpoint of a network that reads parts of speech.
+
+    Parameters
+    ----------
+    task
+        What it is of; :func:`read_checkpoint` refuses others.
+    settings
+        What the caller wants back beside front end and network.
+    """
+    config = {
+        "format": FORMAT,
+        "task": task,
+        "front_end": {"name": FRONT_END} | front_end_to_dict(front_end),
+        "model": asdict(network.config),
+        "n_parameters": sum(p.numel() for p in network.parameters()),
+        **settings,
+    }
+    return write_checkpoint(folder, config=config, weights=network.state_dict(), card=card)
+
+
+def read_checkpoint(
+    folder: Path | str,
+    task: str,
+    build: Callable[[Mapping[str, Any], Mapping[str, Tensor]], Built],
+    *,
+    preset: str,
+) -> Built:
+    """Read what :func:`write_parts_checkpoint` wrote, from its folder or from that of its run.
+
+    Parameters
+    ----------
+    build
+        Makes the object of the stored settings and weights.
+    preset
+        Of ``speech_split/``, that trains one.
+
+    Raises
+    ------
+    InputError
+        If there is none, it is of another task, or its files are damaged or do not fit each other.
+    """
+    given, words = Path(folder), task.replace("_", " ")
     home = given / "model" if (given / "model" / CONFIG_FILE).is_file() else given
     try:
         saved = json.loads((home / CONFIG_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(
-            f"{given}: no trained decomposition ({error}): give the folder of a run of 'serkit "
-            "train speech_split/...', or folds/NAME in it where each fold has its own"
+            f"{given}: no trained {words} ({error}): give the folder of a run of 'serkit train "
+            f"speech_split/{preset}', or folds/NAME in it where each fold has its own"
         ) from None
-    if not isinstance(saved, dict) or saved.get("task") != "decomposition":
-        raise InputError(f"{home / CONFIG_FILE}: is not of a decomposition")
+    if not isinstance(saved, dict) or saved.get("task") != task:
+        raise InputError(f"{home / CONFIG_FILE}: is not of a {words}")
     if saved.get("format") != FORMAT:
         raise InputError(
             f"{home / CONFIG_FILE}: checkpoint format {saved.get('format')!r}, expected {FORMAT}: "
             "one of another version of serkit"
         )
     try:
-        split = SpeechSplit(checked(SpeechSplitConfig, saved["model"], where="model"))
-        front_end = build_parts_front_end(saved["front_end"])
-        split.load_state_dict(load_file(home / WEIGHTS_FILE))
-        speakers, trained_on = tuple(saved["speakers"]), saved["trained_on"]
+        return build(saved, load_file(home / WEIGHTS_FILE))
     except (InputError, SafetensorError, OSError, RuntimeError, KeyError, TypeError) as error:
         detail = " ".join(str(error).split())[:300]
         raise InputError(f"{home}: damaged or incomplete checkpoint ({detail})") from None
-    return Decomposition(
-        front_end=front_end, split=split.eval(), speakers=speakers, trained_on=trained_on
-    )

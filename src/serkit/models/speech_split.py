@@ -52,6 +52,7 @@ from serkit.types import InputError
 
 __all__ = [
     "CODES",
+    "UNVOICED",
     "Decoder",
     "Decomposer",
     "F0Converter",
@@ -71,7 +72,8 @@ CODES: tuple[Stream, ...] = ("joint", "content", "rhythm", "pitch")
 _WARPED: tuple[Stream, ...] = ("content", "pitch")  # by resampling
 _STRAIGHT: tuple[Stream, ...] = ("joint", "rhythm")
 
-UNVOICED = -1e10  # so low that no interpolation with a voiced frame is positive
+UNVOICED = -1e10
+"""F0 of a frame without voice: so low that no interpolation with a voiced one is positive."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,6 +1,7 @@
 """Training of a decomposition of speech: to say an utterance again, through narrow codes.
 
-One member is one training: of a fold, whose test part it never meets, or of a whole corpus.
+One member is one training: of a fold, whose test part it never meets, or of a whole corpus. The
+same members train an F0 converter, see :mod:`.f0_converter`.
 """
 
 from __future__ import annotations
@@ -9,18 +10,31 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from serkit.models.speech_split import SpeechSplit, SpeechSplitConfig
+from serkit.models.speech_split import (
+    F0Converter,
+    F0ConverterConfig,
+    SpeechSplit,
+    SpeechSplitConfig,
+)
 from serkit.training.config import TrainingConfig
 from serkit.training.crew import together
 from serkit.training.crops import CropConfig, Crops
 from serkit.training.data import Examples, derive_seed, read_data
-from serkit.training.learner import EpochRow, TermsCriterion, Trainable
+from serkit.training.f0_converter import (
+    ContourCrops,
+    ConverterLearner,
+    contour_scores,
+    judge_converter,
+)
+from serkit.training.learner import EpochRow, JudgeDev, Part, TermsCriterion, Trainable
 from serkit.training.loop import STATE_FILE, FitResult, fit_learner
 from serkit.training.objectives import Term
+from serkit.training.whole import whole_batches
 from serkit.types import Fold
 
 __all__ = [
@@ -31,10 +45,9 @@ __all__ = [
     "forget_state",
     "part_of_judgement",
     "reconstruction_errors",
+    "score_network",
     "train_split",
 ]
-
-_FRAMES_AT_ONCE = 4096  # of a batch that is judged, padding included
 
 
 class SplitLearner(Trainable):
@@ -65,7 +78,7 @@ class SplitLearner(Trainable):
 class SplitMember:
     """What one training needs; picklable, the features stay in the files under ``data``."""
 
-    model: SpeechSplitConfig
+    model: SpeechSplitConfig | F0ConverterConfig
     frame_rate: float
     crops: CropConfig
     training: TrainingConfig
@@ -82,17 +95,17 @@ class SplitMember:
 
 def train_split(
     member: SplitMember, on_epoch: Callable[[EpochRow], None]
-) -> tuple[SpeechSplit, FitResult]:
-    """Train a decomposition; torchrun's other processes take part.
+) -> tuple[SpeechSplit | F0Converter, FitResult]:
+    """Train a decomposition, or an F0 converter; torchrun's other processes take part.
 
     Returns
     -------
-    split
+    network
         With the weights of the selected epoch.
     result
     """
     learner, result = together(partial(_fit, member, None), lambda: _fit(member, on_epoch))
-    return learner.split, result
+    return (learner.split if isinstance(learner, SplitLearner) else learner.converter), result
 
 
 def forget_state(member: SplitMember) -> None:
@@ -102,27 +115,61 @@ def forget_state(member: SplitMember) -> None:
 
 def _fit(
     member: SplitMember, on_epoch: Callable[[EpochRow], None] | None
-) -> tuple[SplitLearner, FitResult]:
+) -> tuple[SplitLearner | ConverterLearner, FitResult]:
     torch.manual_seed(derive_seed(member.seed, member.fold.name, "initialisation"))
-    learner = SplitLearner(member.model, frame_rate=member.frame_rate)
+    learner, train, term, judge_dev = _what_to_learn(
+        member, Crops(member.part(member.fold.train), member.crops)
+    )
+    result = fit_learner(
+        learner,
+        train,
+        member.part(member.fold.dev) if member.fold.dev else None,
+        member.training,
+        criterion=TermsCriterion((term,)),
+        judge_dev=judge_dev,
+        seed=derive_seed(member.seed, member.fold.name),
+        folder=member.folder,
+        on_epoch=on_epoch,
+    )
+    return learner, result
+
+
+def _what_to_learn(
+    member: SplitMember, crops: Crops
+) -> tuple[SplitLearner | ConverterLearner, Part, Term, JudgeDev]:
+    """Give the network, what it is trained on, what it is to say there, and its judge."""
+    model = member.model
+    if isinstance(model, F0ConverterConfig):
+        learner = ConverterLearner(model, frame_rate=member.frame_rate)
+        contours = ContourCrops(crops, model.sizes.n_f0_bins, member.mask_padding)
+        return learner, contours, Term(output="f0", target="bins"), judge_converter
     term = Term(
         output="reconstruction",
         target="parts",
         loss="reconstruction",
         mask_padding=member.mask_padding,
     )
-    result = fit_learner(
-        learner,
-        Crops(member.part(member.fold.train), member.crops),
-        member.part(member.fold.dev) if member.fold.dev else None,
-        member.training,
-        criterion=TermsCriterion((term,)),
-        judge_dev=_judge,
-        seed=derive_seed(member.seed, member.fold.name),
-        folder=member.folder,
-        on_epoch=on_epoch,
-    )
-    return learner, result
+    return SplitLearner(model, frame_rate=member.frame_rate), crops, term, _judge
+
+
+def score_network(
+    network: SpeechSplit | F0Converter, member: SplitMember, ids: tuple[str, ...]
+) -> dict[str, Any]:
+    """Measure a trained network on some utterances.
+
+    Returns
+    -------
+    scores
+        Of a decomposition ``mse``, see :func:`reconstruction_errors`, and ``mse_of_mean``, see
+        :func:`error_of_the_mean`; of an F0 converter ``contours``, see :func:`.contour_scores`.
+    """
+    train, judged = member.part(member.fold.train), member.part(ids)
+    if isinstance(network, F0Converter):
+        return {"contours": contour_scores(network, train, judged)}
+    return {
+        "mse_of_mean": error_of_the_mean(train, judged, network.config.sizes.n_mels),
+        "mse": reconstruction_errors(network, judged),
+    }
 
 
 def _judge(learner: SplitLearner, dev: Examples) -> EpochRow:
@@ -154,8 +201,8 @@ def error_without(
     split.eval()
     device = next(split.parameters()).device
     summed, n_numbers = 0.0, 0
-    for rows in _batches(examples.lengths(), alone=not split.config.pack):
-        batch = {name: t.to(device) for name, t in examples.batch(rows).items()}
+    for _, copied in whole_batches(examples, alone=not split.config.pack):
+        batch = {name: t.to(device) for name, t in copied.items()}
         features, n_frames = batch["features"], batch["n_frames"]
         said = split.reconstruct(features, n_frames, batch["speaker"], without=without).float()
         mel = features[..., : said.shape[2]].clamp(0, 1)
@@ -163,18 +210,6 @@ def error_without(
         summed += float((said - mel).square()[valid].double().sum())
         n_numbers += int(valid.sum()) * said.shape[2]
     return summed / n_numbers
-
-
-def _batches(lengths: Tensor, *, alone: bool) -> list[Tensor]:
-    """Put utterances of similar lengths together, or each alone where padding counts."""
-    order = lengths.argsort(descending=True, stable=True)
-    batches: list[Tensor] = []
-    first = 0
-    while first < len(order):
-        n = 1 if alone else max(1, _FRAMES_AT_ONCE // int(lengths[order[first]].clamp_min(1)))
-        batches.append(order[first : first + n])
-        first += n
-    return batches
 
 
 def part_of_judgement(fold: Fold) -> tuple[str, tuple[str, ...]]:
@@ -197,8 +232,7 @@ def error_of_the_mean(train: Examples, judged: Examples, n_mels: int) -> float:
 def _all_frames(examples: Examples, n_mels: int) -> Tensor:
     """Join the valid frames of all utterances, (n_frames, n_mels), float64."""
     frames = []
-    for rows in _batches(examples.lengths(), alone=False):
-        batch = examples.batch(rows)
+    for _, batch in whole_batches(examples, alone=False):
         valid = torch.arange(batch["features"].shape[1]) < batch["n_frames"].unsqueeze(1)
         frames.append(batch["features"][valid][:, :n_mels].clamp(0, 1).double())
     return torch.cat(frames)
