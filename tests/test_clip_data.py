@@ -135,3 +135,15 @@ def test_files_that_are_something_else_give_one_line(tmp_path):
     refusal("incomplete")
     with pytest.raises(ClipDataError, match="cannot be written"):
         write_clip_data(toy_clips(8), tmp_path / "missing" / "clips.npz")
+
+
+def test_classes_of_streams_are_kept(tmp_path):
+    words = tuple("happy" if i % 2 else "" for i in range(len(toy_clips())))
+    named = replace(toy_clips(), stream_annotations={"A": words})
+    write_clip_data(named, tmp_path / "clips.npz")
+    assert read_clip_data(tmp_path / "clips.npz").stream_annotations == {"A": words}
+    write_clip_data(toy_clips(), tmp_path / "plain.npz")
+    assert "stream_annotations" not in (tmp_path / "plain.json").read_text()
+    for wrong in ({"A": ("sad",) * 50}, {"M": words}):
+        with pytest.raises(ClipDataError, match=r"annotations of the stream '[AM]' for"):
+            replace(toy_clips(), stream_annotations=wrong)

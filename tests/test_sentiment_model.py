@@ -217,7 +217,7 @@ def test_trained_states_are_of_one_model():
         ({"text": {"name": "vectors"}}, "vectors have one setting, n_features"),
         ({"text": {"name": "huge"}}, "text.name is 'huge'"),
         ({"model": {"n_audio_features": 9}}, "model.n_audio_features follows"),
-        ({"model": {"n_outputs": 3}}, "sentiment is one number"),
+        ({"model": {"n_outputs": 3}}, "follows from the classes"),
         ({"model": {"n_units": 3}}, "model.n_units: unknown setting"),
     ],
 )
@@ -247,3 +247,29 @@ def test_damaged_checkpoints_give_one_line(tmp_path):
     config.write_text(json.dumps(saved))
     weights.write_bytes(b"damaged")
     refusal("not a readable safetensors file")
+
+
+CLASSES = ("angry", "happy", "sad")
+
+
+def test_a_model_of_classes_gives_probabilities(tmp_path):
+    built = model(classes=CLASSES)
+    found = built.predict("\u597d", AUDIO)
+    assert found["scores"]["V"] is None
+    for letter in "MTA":
+        scores = found["scores"][letter]
+        assert tuple(scores) == CLASSES
+        assert sum(scores.values()) == pytest.approx(1, abs=1e-6)
+    assert found["label"] == max(found["scores"]["M"], key=found["scores"]["M"].__getitem__)
+    assert "label_2" not in found
+    built.save(tmp_path)
+    loaded = load_sentiment_model(tmp_path)
+    assert loaded.config.classes == CLASSES
+    assert loaded.predict("\u597d", AUDIO) == found
+
+
+def test_one_class_and_classes_named_twice_are_refused():
+    with pytest.raises(InputError, match="at least two classes"):
+        model(classes=("sad",))
+    with pytest.raises(InputError, match="classes named twice"):
+        model(classes=("sad", "sad"))

@@ -130,6 +130,7 @@ class ClipData:
     text_bert : (n_clips, 3, n_tokens), int64: token numbers, which are valid, segments
     text
         Vectors of tokens computed beforehand.
+    stream_annotations : ``T``, ``A``, ``V`` -> one class per clip; ``""`` where unknown
     status
         Stream -> one word per clip: ``ok`` or why the stream is not there.
     settings
@@ -154,6 +155,7 @@ class ClipData:
     asr_texts: tuple[str, ...] = ()
     text_bert: NDArray[np.int64] | None = None
     text: Frames | None = None
+    stream_annotations: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     status: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
 
@@ -216,6 +218,8 @@ def write_clip_data(data: ClipData, path: Path | str) -> Path:
         "status": {name: list(values) for name, values in data.status.items()},
         "settings": dict(data.settings),
     }
+    if data.stream_annotations:
+        words["stream_annotations"] = {k: list(v) for k, v in data.stream_annotations.items()}
     text = json.dumps(words, ensure_ascii=False, indent=1) + "\n"
     arrays: dict[str, NDArray[Any]] = {"present": data.present, "words_sha256": _digest(text)}
     for name, frames in data.frames.items():
@@ -280,6 +284,9 @@ def _assemble(words: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> C
         labels={name: arrays[f"label_{name}"] for name in LABELS if f"label_{name}" in arrays},
         text_bert=arrays.get("text_bert"),
         text=frames("text") if "text" in arrays else None,
+        stream_annotations={
+            name: tuple(values) for name, values in words.get("stream_annotations", {}).items()
+        },
         status={name: tuple(values) for name, values in words["status"].items()},
         settings=words["settings"],
     )
@@ -325,6 +332,12 @@ def _check_lists(data: ClipData) -> None:
     for name, values in data.status.items():
         if len(values) != n:
             raise ClipDataError(f"{len(values)} words of status.{name} for {n} clips")
+    for name, values in data.stream_annotations.items():
+        if name not in LABELS[1:] or len(values) != n:
+            raise ClipDataError(
+                f"{len(values)} annotations of the stream '{name}' for {n} clips: expected one for "
+                "each, of T, A or V"
+            )
     seen: set[str] = set()
     for identity, part in zip(data.ids, data.parts, strict=True):
         if identity in seen:

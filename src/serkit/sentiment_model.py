@@ -1,4 +1,6 @@
-"""A model of sentiment: words, acoustic frames and face frames in, one number out.
+"""A model of clips: words, acoustic frames and face frames in, one number of sentiment out.
+
+With ``classes``, such as emotions, it gives the probability of each of them instead.
 
 It is what is trained, saved, loaded and served, and :meth:`SentimentModel.forward` is the only path
 from frames to numbers: text encoder, standardisation, Self-MM. On disk it is a folder, as a
@@ -27,6 +29,7 @@ from serkit.clip_data import finite
 from serkit.evaluation.sentiment import SIMS_CLASSES, mosi_classes, sims_classes
 from serkit.features.normalise import FeatureNorm
 from serkit.features.text import TextEncoder, build_text_encoder, text_encoder_to_dict
+from serkit.labels import LabelSpace
 from serkit.models.self_mm import STREAMS, SelfMm, SelfMmConfig
 from serkit.settings import checked
 from serkit.transcripts import clean_transcript
@@ -35,6 +38,7 @@ from serkit.types import InputError
 __all__ = [
     "TEXT_VECTORS",
     "FeatureSet",
+    "Score",
     "SentimentModel",
     "SentimentModelConfig",
     "load_sentiment_model",
@@ -47,6 +51,9 @@ TEXT_VECTORS = "vectors"
 """Name of the text encoder of a model whose vectors of tokens come from elsewhere."""
 
 Batch = Mapping[str, Tensor]
+
+Score = float | Mapping[str, float]
+"""A number, or the probability of each class by its name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,13 +89,16 @@ class SentimentModelConfig:
     scale
         On which corpus's scale the number is, and whose classes it is cut into: a key of
         :data:`serkit.evaluation.sentiment.SENTIMENT_METRICS`.
+    classes
+        What it tells apart, in the order of its outputs; empty: it gives a number.
     text
         A text encoder's ``name`` and settings; the name ``vectors`` with ``n_features``: there is
         none, and vectors are given.
     audio, vision
         What frames it reads.
     model
-        Settings of :class:`serkit.models.self_mm.SelfMmConfig` but the widths of its inputs.
+        Settings of :class:`serkit.models.self_mm.SelfMmConfig` but the widths of its inputs and
+        the number of its outputs.
     modalities
         What it reads at all; others count as missing.
     standardize
@@ -106,10 +116,11 @@ class SentimentModelConfig:
     modalities: tuple[str, ...] = STREAMS
     standardize: Literal["none", "train"] = "none"
     trained_on: Mapping[str, Any] = field(default_factory=dict)
+    classes: tuple[str, ...] = ()
 
 
 class SentimentModel(nn.Module):
-    """Clips in, numbers out.
+    """Clips in, numbers or probabilities out.
 
     Parameters
     ----------
@@ -156,9 +167,12 @@ class SentimentModel(nn.Module):
         }
         for key in widths.keys() & dict(config.model).keys():
             raise InputError(f"model.{key} follows from the features: leave it out")
-        settings = checked(SelfMmConfig, dict(config.model) | widths, where="model")
-        if settings.n_outputs != 1:
-            raise InputError(f"model.n_outputs is {settings.n_outputs}: sentiment is one number")
+        if "n_outputs" in config.model:
+            raise InputError("model.n_outputs follows from the classes: leave it out")
+        n_outputs = len(LabelSpace(config.classes)) if config.classes else 1
+        settings = checked(
+            SelfMmConfig, dict(config.model) | widths | {"n_outputs": n_outputs}, where="model"
+        )
         self.model = SelfMm(settings)
         allowed = torch.tensor([stream in config.modalities for stream in STREAMS])
         self.register_buffer("allowed", allowed, persistent=False)
@@ -262,6 +276,10 @@ class SentimentModel(nn.Module):
         )
         return outputs
 
+    def read_out(self, output: Tensor) -> Tensor:
+        """Turn what a head gives into scores: numbers stay, logits become probabilities."""
+        return output.softmax(1) if self.config.classes else output
+
     @torch.inference_mode()
     def predict(
         self,
@@ -287,7 +305,8 @@ class SentimentModel(nn.Module):
         prediction
             ``scores``: ``M``, the sentiment of the clip, and ``T``, ``A``, ``V``, what each stream
             says by itself, ``None`` for one that is not there; ``label_2``, ``label_3``, ... the
-            class of ``M``; ``modalities_used``; ``warnings``.
+            class of ``M``; ``modalities_used``; ``warnings``. Of a model of classes, each score is
+            the probability of every class by its name, and ``label`` is the likeliest of ``M``.
 
         Raises
         ------
@@ -323,12 +342,12 @@ class SentimentModel(nn.Module):
         device = self.allowed.device
         outputs = self({name: t.to(device) for name, t in batch.items()})
         scores = {
-            key: float(outputs[name][0]) if name == "fused" or name in used else None
+            key: self._score(outputs[name]) if name == "fused" or name in used else None
             for key, name in zip("MTAV", ("fused", *STREAMS), strict=True)
         }
         return {
             "scores": scores,
-            **_labels(float(outputs["fused"][0]), self.config.scale),
+            **self._named(scores["M"]),
             "modalities_used": used,
             "warnings": warnings,
         }
@@ -380,6 +399,20 @@ class SentimentModel(nn.Module):
     @staticmethod
     def _set(config: SentimentModelConfig, stream: str) -> FeatureSet:
         return config.audio if stream == "audio" else config.vision
+
+    def _score(self, output: Tensor) -> Score:
+        """Give the score of the only clip of a batch."""
+        scores = self.read_out(output)[0]
+        if not self.config.classes:
+            return float(scores)
+        return dict(zip(self.config.classes, scores.tolist(), strict=True))
+
+    def _named(self, score: Score | None) -> dict[str, str | int]:
+        """Say which class a score means."""
+        if isinstance(score, Mapping):
+            return {"label": max(score, key=lambda name: score[name])}
+        assert score is not None
+        return _labels(score, self.config.scale)
 
     def _norm(self, stream: str) -> FeatureNorm:
         norm = self.norms[stream]

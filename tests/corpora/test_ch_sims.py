@@ -200,3 +200,23 @@ def test_every_corpus_of_clips_says_what_it_is():
     assert [row["name"] for row in rows] == list(CLIP_CORPORA)
     assert rows[0]["n_clips"] == 2281
     assert all(row["title"] and row["licence"] and row["where"] for row in rows)
+
+
+def test_a_manifest_of_emotion_is_a_table_of_clips(tmp_path):
+    table = tmp_path / "manifest.csv"
+    table.write_text(
+        "id,path,label,speaker,transcript,part,annotation_A\n"
+        "r1,Actor_01/01-01-03.mp4,happy,1,Kids are talking,train,sad\n"
+        "r2,Actor_02/01-01-04.mp4,,2,,test,\n"
+    )
+    one, two = CLIP_CORPORA["table"].read(table)
+    assert (one.annotation, one.text, one.speaker) == ("happy", "Kids are talking", "1")
+    assert one.stream_annotations == {"A": "sad"}
+    assert math.isnan(one.labels["M"])
+    assert (two.annotation, two.stream_annotations) == ("", {})
+    table.write_text("path,label,annotation\na.mp4,happy,sad\n")
+    with pytest.raises(CorpusError, match="'label': got 'happy', expected a number"):
+        CLIP_CORPORA["table"].read(table)
+    table.write_text("path,label\na.mp4,happy\nb.mp4,0.4\n")
+    with pytest.raises(CorpusError, match="'label': got 'happy', expected a number"):
+        CLIP_CORPORA["table"].read(table)

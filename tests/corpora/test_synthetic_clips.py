@@ -12,7 +12,15 @@ import pytest
 from serkit.corpora import synthetic_clips
 from serkit.corpora.clips import read_clip_corpus
 from serkit.corpora.manifest import CorpusError
-from serkit.corpora.synthetic_clips import MISSING, SHARES, WORDS, ClipLook, generate, sentence
+from serkit.corpora.synthetic_clips import (
+    EMOTION_WORDS,
+    MISSING,
+    SHARES,
+    WORDS,
+    ClipLook,
+    generate,
+    sentence,
+)
 
 pytest.importorskip("av")
 
@@ -171,3 +179,36 @@ def test_a_folder_that_cannot_be_made_is_said(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(CorpusError, match="cannot be made"):
         generate(tmp_path / "file" / "corpus", n_clips=6)
+
+
+def test_clips_of_emotions_name_what_they_and_their_streams_show(tmp_path):
+    emotions = ("angry", "happy", "neutral", "sad")
+    clips = generate(
+        tmp_path / "c", n_clips=24, n_speakers=3, disagree=0.5, emotions=emotions,
+        missing={"sound": 2}, look=SMALL,
+    )  # fmt: skip
+    made = json.loads((tmp_path / "c" / "synthetic_clips.json").read_text())["clips"]
+    assert {clip.annotation for clip in clips} == set(emotions)
+    assert sum("A" not in clip.stream_annotations for clip in clips) == 2
+    n_odd = 0
+    for clip in clips:
+        assert math.isnan(clip.labels["M"])
+        odd = made[clip.id]["disagrees"]
+        n_odd += bool(odd)
+        for stream, shown in clip.stream_annotations.items():
+            assert (shown == clip.annotation) == (stream != odd)
+        said = {word.strip(".") for word in clip.text.split()}
+        assert len(said & set(EMOTION_WORDS[clip.stream_annotations["T"]])) == 2
+        assert clip.path.is_file()
+    assert 6 <= n_odd <= 12
+    again = generate(
+        tmp_path / "c", n_clips=24, n_speakers=3, disagree=0.5, emotions=emotions,
+        missing={"sound": 2}, look=SMALL,
+    )  # fmt: skip
+    assert [clip.id for clip in again] == [clip.id for clip in clips]
+
+
+@pytest.mark.parametrize("emotions", [("sad",), ("sad", "sad"), ("sad", "smug")])
+def test_emotions_that_cannot_be_shown_are_refused(tmp_path, emotions):
+    with pytest.raises(CorpusError, match="expected two or more of angry, happy, neutral, sad"):
+        generate(tmp_path / "c", n_clips=6, emotions=emotions)

@@ -216,3 +216,20 @@ def test_damaged_files_give_one_line(tmp_path, data, reason):
         read_mmsa_pickle(tmp_path / "missing.pkl")
     with pytest.raises(ClipDataError, match="cannot be written"):
         write_mmsa_pickle(toy_clips(8), tmp_path / "missing" / "x.pkl")
+
+
+def test_classes_of_older_files_are_read_and_written_again(tmp_path):
+    content = whole()
+    for part in ("train", "valid", "test"):
+        n = len(content[part]["id"])
+        del content[part]["annotations"]
+        content[part]["classification_labels_A"] = np.arange(n)[::-1] % 3
+    data = read_mmsa_pickle(pickled(tmp_path, content))
+    assert data.annotations[:3] == ("Negative", "Neutral", "Positive")
+    assert data.stream_annotations.keys() == {"A"}
+    assert data.stream_annotations["A"][:3] == ("Positive", "Neutral", "Negative")
+    again = read_mmsa_pickle(write_mmsa_pickle(data, tmp_path / "again.pkl"))
+    assert again.stream_annotations == data.stream_annotations
+    content["test"]["classification_labels_A"] = np.array([0, 1, 3])
+    with pytest.raises(ClipDataError, match=r"'classification_labels_A' holds 3: expected 0"):
+        read_mmsa_pickle(pickled(tmp_path, content))

@@ -17,7 +17,12 @@ from serkit.experiment.config import ConfigError
 from serkit.experiment.mmsa_files import write_mmsa_pickle
 from serkit.experiment.progress import Quiet
 from serkit.experiment.sentiment import SentimentConfig, run_sentiment
-from serkit.experiment.sentiment_clips import find_sharing, group_folds, official_fold
+from serkit.experiment.sentiment_clips import (
+    find_sharing,
+    group_folds,
+    grouping,
+    official_fold,
+)
 from serkit.experiment.tasks import load_task
 from serkit.experiment.words import headline
 from serkit.sentiment_model import load_sentiment_model
@@ -222,10 +227,25 @@ def test_official_parts_that_share_a_video_or_a_speaker_say_so():
     found = find_sharing(data, official_fold(data))
     assert found.words == ("videos shared by train and test", "speaker-dependent")
     assert any("train and test share 24 videos (video000, " in line for line in found.lines)
+    assert (found.speaker_independent, found.ok) == (False, False)
     by_speaker = toy_clips(speakers=tuple("abcd" * 24))
-    for fold in group_folds(by_speaker, by="speaker", n_folds=4, seed=0):
-        speakers = [{by_speaker.speakers[i] for i in fold.rows(p)} for p in ("train", "test")]
-        assert not speakers[0] & speakers[1]
+    for by in ("speaker", "auto"):
+        for fold in group_folds(by_speaker, by=by, n_folds=4, seed=0):
+            speakers = [{by_speaker.speakers[i] for i in fold.rows(p)} for p in ("train", "test")]
+            assert not speakers[0] & speakers[1]
+
+
+def test_videos_are_kept_apart_where_a_speaker_is_not_known():
+    some = toy_clips(speakers=("", *"abc") * 24)
+    assert grouping(some, "auto") == "group"
+    folds = group_folds(some, by="auto", n_folds=4, seed=0)
+    for fold in folds:
+        videos = [{some.groups[i] for i in fold.rows(p)} for p in ("train", "test")]
+        assert not videos[0] & videos[1]
+    found = find_sharing(some, folds)
+    assert found.words == ("speaker-dependent", "some speakers not known")
+    nobody = find_sharing(toy_clips(), official_fold(toy_clips()))
+    assert (nobody.speaker_independent, nobody.ok) == (None, True)
 
 
 def test_statistics_are_those_of_the_training_part_alone(clips, tmp_path):

@@ -56,3 +56,50 @@ def _stream(
         frames[:, 0] += 6 * level
         rows.append(frames.astype(np.float32) if there else np.zeros((0, width), np.float32))
     return Frames.of(rows, names=[f"column{i}" for i in range(width)])
+
+
+EMOTIONS = ("angry", "happy", "sad")
+_SHIFTS = {"angry": (6.0, 0.0), "happy": (0.0, 6.0), "sad": (-4.0, -4.0)}
+
+
+def toy_emotions(n: int = 96, *, seed: int = 0, missing: float = 0.1, **changes: Any) -> ClipData:
+    """Make clips that show an emotion, in most of their streams; no clip has a number.
+
+    In a fifth of the clips one stream shows another emotion, and ``stream_annotations`` says so.
+    """
+    data = toy_clips(n, seed=seed, missing=missing)
+    rng = np.random.default_rng((seed, 1))
+    meant = [EMOTIONS[i % len(EMOTIONS)] for i in range(n)]
+    shown = {stream: list(meant) for stream in "TAV"}
+    for row in rng.permutation(n)[: n // 5]:
+        shown["TAV"[rng.integers(3)]][row] = EMOTIONS[rng.integers(3)]
+    words = {"angry": "outrage", "happy": "lovely", "sad": "gloomy"}
+    texts = [
+        words[name] if there else ""
+        for name, there in zip(shown["T"], data.present[:, 0], strict=True)
+    ]
+    audio, vision = (
+        _shifted(frames, shown[stream], data.present[:, column])
+        for stream, column, frames in (("A", 1, data.audio), ("V", 2, data.vision))
+    )
+    found = replace(
+        data,
+        texts=tuple(texts),
+        audio=audio,
+        vision=vision,
+        labels={"M": np.full(n, np.nan)},
+        annotations=tuple(name.capitalize() for name in meant),
+        stream_annotations={stream: tuple(names) for stream, names in shown.items()},
+        speakers=tuple(f"speaker{i // 4 % 6}" for i in range(n)),
+    )
+    return replace(found, **changes)
+
+
+def _shifted(frames: Frames, names: list[str], present: np.ndarray) -> Frames:
+    rows = []
+    for frame, name, there in zip(frames.rows(), names, present, strict=True):
+        moved = frame.copy()
+        moved[:, 0] = 0
+        moved[:, :2] += np.array(_SHIFTS[name], np.float32) if there else 0
+        rows.append(moved)
+    return Frames.of(rows, names=frames.names)[0]

@@ -17,6 +17,7 @@ pytest.importorskip("librosa")
 
 from serkit.cli import app
 from serkit.corpora.drawn_face import draw_face
+from serkit.evaluation.clip_page import write_clip_page
 from serkit.features.acoustic import ACOUSTIC_SETS
 from serkit.features.clip_features import ClipFeatureConfig, clip_features
 from serkit.features.face import VISION_SETS
@@ -247,7 +248,7 @@ def test_a_broken_clip_costs_its_own_row(clips, tmp_path):
     assert [row["file"] for row in table] == [str(path) for path in files]
     assert table[0]["text"] == "hello, you"
     assert "empty" in table[1]["error"]
-    assert table[2]["vision"] == ""
+    assert table[2]["score_vision"] == ""
     assert len(json.loads(format_clip_rows(rows, "json"))) == 3
     assert len(format_clip_rows(rows, "jsonl").splitlines()) == 3
     assert len(format_clip_rows(rows, "table").splitlines()) == 4
@@ -291,3 +292,35 @@ def test_clips_are_judged_from_the_command_line(clips, tmp_path):
     (tmp_path / "empty.mp4").write_bytes(b"")
     mixed = ["predict", str(tmp_path / "empty.mp4"), *arguments[1:]]
     assert CliRunner().invoke(app, mixed).exit_code == 2
+
+
+def test_a_model_of_classes_says_how_likely_each_is(clips, tmp_path):
+    names = ("angry", "happy", "sad")
+    predictor = ClipPredictor(model(classes=names), transcriber=Heard())
+    found = predictor.predict(clips / "long.mp4")
+    for score in (*found.scores.values(), *found.pairs.values()):
+        assert tuple(score) == names
+        assert sum(score.values()) == pytest.approx(1, abs=1e-5)
+    assert found.labels.keys() == {"label"}
+    assert found.pairs.keys() == {"text+audio", "text+vision", "audio+vision"}
+    silent = predictor.predict(clips / "long.mp4", without=["audio"])
+    assert silent.scores["fused"] == pytest.approx(found.pairs["text+vision"], abs=1e-6)
+    assert silent.scores["audio"] is None
+    assert silent.pairs == {}
+    assert silent.over_time[0].fused.keys() == set(names)
+    rows = list(predict_clips(predictor, [clips / "voice.wav", clips / "long.mp4"]))
+    table = list(csv.DictReader(io.StringIO(format_clip_rows(rows, "csv"))))
+    assert table[0]["score_vision_happy"] == ""
+    assert float(table[1]["score_text+audio_sad"]) == pytest.approx(
+        found.pairs["text+audio"]["sad"], abs=1e-4
+    )
+    assert table[1]["label"] == found.labels["label"]
+    best = found.labels["label"]
+    assert f"{best} {found.scores['fused'][best]:.2f}" in format_clip_rows(rows, "table")
+    told = json.loads(format_clip_rows(rows, "jsonl").splitlines()[1])
+    assert told["label"] == best
+    assert told["pairs"]["text+audio"].keys() == set(names)
+    page = write_clip_page(tmp_path / "clip.html", told, title="x", caution="y").read_text()
+    assert "Probability over time" in page
+    for name in names:
+        assert f'<th scope="row">{name}</th>' in page

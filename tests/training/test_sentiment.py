@@ -10,7 +10,7 @@ from serkit.training.config import TrainingConfig
 from serkit.training.data import Ragged
 from serkit.training.learner import Trainable
 from serkit.training.loop import fit_learner
-from serkit.training.sentiment import ClipPart, ClipTensors, SentimentCriterion
+from serkit.training.sentiment import ClassCriterion, ClipPart, ClipTensors, SentimentCriterion
 from serkit.training.unimodal_labels import UnimodalLabels, UnimodalLabelsConfig
 from serkit.types import InputError
 
@@ -192,3 +192,62 @@ def test_groups_have_rates_and_decays_of_their_own(tmp_path, monkeypatch):
     )  # fmt: skip
     assert rates[0] == [pytest.approx((0.1, 0.2)), pytest.approx((0.01, 0.0))]
     assert rates[1] == [pytest.approx((0.05, 0.2)), pytest.approx((0.005, 0.0))]
+
+
+def class_outputs(n_classes: int = 3) -> dict[str, Tensor]:
+    torch.manual_seed(0)
+    outputs = {
+        name: torch.randn(N, n_classes, requires_grad=True)
+        for name in ("fused", "text", "audio", "vision")
+    }
+    return outputs | {"present": torch.ones(N, 3, dtype=torch.bool)}
+
+
+def test_classes_are_learned_by_all_heads_alike():
+    labels = torch.arange(N) % 3
+    outputs, batch = class_outputs(), {"rows": torch.arange(N)}
+    found = ClassCriterion(labels).loss(outputs, batch, share=1.0)
+    heads = [outputs[name] for name in ("fused", "text", "audio", "vision")]
+    expected = sum(nn.functional.cross_entropy(head, labels) for head in heads)
+    torch.testing.assert_close(found, expected)
+    half = ClassCriterion(labels).loss(outputs, batch, share=0.5)
+    torch.testing.assert_close(2 * half, found)
+    part = {"rows": torch.tensor([4, 1])}
+    some = {name: head[:2] for name, head in class_outputs().items()}
+    picked = ClassCriterion(labels).loss(some, part, share=1.0)
+    expected = sum(
+        nn.functional.cross_entropy(some[name], torch.tensor([1, 1]))
+        for name in ("fused", "text", "audio", "vision")
+    )
+    torch.testing.assert_close(picked, expected)
+
+
+def test_a_stream_that_is_missing_teaches_its_head_nothing():
+    outputs = class_outputs()
+    outputs["present"][:6, 1] = False
+    outputs["present"][:, 2] = False
+    loss = ClassCriterion(torch.arange(N) % 3).loss(outputs, {"rows": torch.arange(N)}, share=1.0)
+    loss.backward()
+    assert (outputs["audio"].grad[:6] == 0).all()
+    assert (outputs["audio"].grad[6:] != 0).all()
+    assert (outputs["vision"].grad == 0).all()
+    assert (outputs["fused"].grad != 0).all()
+
+
+def test_peoples_classes_of_streams_come_first():
+    labels = torch.zeros(N, dtype=torch.int64)
+    people = torch.full((N,), -1)
+    people[3] = 2
+    criterion = ClassCriterion(labels, human={"audio": people})
+    assert criterion.labels["audio"].tolist() == [0, 0, 0, 2] + [0] * 8
+    assert criterion.labels["text"].tolist() == [0] * N
+    assert criterion.describe()["audio"] == [11, 0, 1]
+    assert (criterion.state(), criterion.row(), criterion.generated()) == ({}, {}, {})
+    criterion.remember({}, {}, epoch=1)
+    criterion.load_state({})
+
+
+@pytest.mark.parametrize("labels", [torch.zeros(N), torch.full((N,), -1), torch.zeros(2, 2).long()])
+def test_labels_that_are_no_places_of_classes_are_refused(labels):
+    with pytest.raises(InputError, match="expected one class per clip by its place"):
+        ClassCriterion(labels)

@@ -485,6 +485,8 @@ def test_labels_that_do_not_fit_are_refused():
     for human in (None, {"text": torch.full((4,), math.nan)}):
         with pytest.raises(InputError, match="label_source = human: the corpus has no label"):
             toy(label_source="human", human=human)
+    with pytest.raises(InputError, match=r"label_source = clip: .* this is for classes"):
+        toy(label_source="clip")
 
 
 def test_the_loss_refuses_classes():

@@ -25,6 +25,7 @@ from serkit.corpora.labelled_clips import (
     clip_part,
     find_clip,
     read_label,
+    read_stream_annotations,
     read_table,
     require_unique,
 )
@@ -129,6 +130,7 @@ def _clip(root: Path, row: Mapping[str, str], where: str, *, limit: float) -> La
         group=video,
         labels=labels,
         annotation=row.get("annotation", ""),
+        stream_annotations=read_stream_annotations(row),
     )
 
 

@@ -3,13 +3,18 @@
 The column ``path`` is needed, relative to the table's folder. Others are taken where they are
 there: ``id`` (otherwise the path without its suffix), ``text``, ``part`` (``train``, ``dev`` or
 ``test``; otherwise ``test``), ``group`` (the video; otherwise the folder of the clip), ``speaker``,
-``annotation``, and the labels ``label``, ``label_T``, ``label_A`` and ``label_V`` from -3 to 3.
+``annotation``, a class, and ``annotation_T``, ``annotation_A`` and ``annotation_V``, those of the
+streams; and the labels ``label``, ``label_T``, ``label_A`` and ``label_V`` from -3 to 3.
+
+A manifest of emotion (see :mod:`.manifest`) is such a table too, if its files are videos: where
+``label`` holds words alone and there is no ``annotation``, they are the classes, and ``transcript``
+stands in for ``text``.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from serkit.corpora.labelled_clips import (
@@ -17,6 +22,7 @@ from serkit.corpora.labelled_clips import (
     LabelledClip,
     clip_part,
     read_label,
+    read_stream_annotations,
     read_table,
     require_unique,
 )
@@ -50,9 +56,11 @@ def read(root: Path) -> list[LabelledClip]:
         If there is not exactly one table, or it cannot be understood.
     """
     table = _find_table(Path(root))
+    rows = read_table(table, required=("path",))
+    of_emotion = _holds_words([row for _, row in rows])
     numbered = [
-        (line, _clip(table, row, f"{table}, line {line}"))
-        for line, row in read_table(table, required=("path",))
+        (line, _clip(table, _named(row) if of_emotion else row, f"{table}, line {line}"))
+        for line, row in rows
     ]
     require_unique(table, numbered)
     return [clip for _, clip in numbered]
@@ -73,6 +81,21 @@ def _find_table(root: Path) -> Path:
     return tables[0]
 
 
+def _holds_words(rows: Sequence[Mapping[str, str]]) -> bool:
+    """Tell whether the column ``label`` holds classes rather than numbers."""
+    if "annotation" in rows[0]:
+        return False
+    cells = [cell for row in rows if (cell := row.get("label", ""))]
+    return bool(cells) and not any(cell[:1] in "+-.0123456789" for cell in cells)
+
+
+def _named(row: Mapping[str, str]) -> dict[str, str]:
+    """Give a row of a manifest of emotion the columns of a table of clips."""
+    others = {key: cell for key, cell in row.items() if key != "label"}
+    text = row.get("text") or row.get("transcript", "")
+    return others | {"annotation": row["label"], "text": text}
+
+
 def _clip(table: Path, row: Mapping[str, str], where: str) -> LabelledClip:
     stored = row["path"].replace("\\", "/")
     if not stored:
@@ -90,5 +113,6 @@ def _clip(table: Path, row: Mapping[str, str], where: str) -> LabelledClip:
             for stream, column in _LABELS.items()
         },
         annotation=row.get("annotation", ""),
+        stream_annotations=read_stream_annotations(row),
         speaker=row.get("speaker") or None,
     )

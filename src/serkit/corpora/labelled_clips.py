@@ -27,6 +27,7 @@ __all__ = [
     "clip_part",
     "find_clip",
     "read_label",
+    "read_stream_annotations",
     "read_table",
     "require_unique",
 ]
@@ -62,6 +63,7 @@ class LabelledClip:
         where unknown
     annotation
         Class in the corpus's words; ``""``: none.
+    stream_annotations : ``T``, ``A``, ``V`` -> class of that stream, where one is known
     speaker
         ``None``: nobody knows.
     """
@@ -73,6 +75,7 @@ class LabelledClip:
     group: str
     labels: Mapping[str, float]
     annotation: str = ""
+    stream_annotations: Mapping[str, str] = field(default_factory=dict)
     speaker: str | None = None
 
 
@@ -243,6 +246,12 @@ def read_label(cell: str, *, limit: float, where: str) -> float:
     if not -limit <= value <= limit:
         raise CorpusError(f"{where}: got {cell[:40]}, expected {-limit:g} to {limit:g}")
     return value
+
+
+def read_stream_annotations(row: Mapping[str, str]) -> dict[str, str]:
+    """Take the classes of streams from the columns ``annotation_T``, ``_A``, ``_V``."""
+    cells = {stream: row.get(f"annotation_{stream}", "") for stream in ("T", "A", "V")}
+    return {stream: cell for stream, cell in cells.items() if cell}
 
 
 def clip_part(cell: str, *, where: str) -> str:

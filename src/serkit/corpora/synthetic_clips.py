@@ -17,6 +17,12 @@ The label of the clip is the mix of the three by :data:`SHARES`, rounded to CH-S
 Where a stream is missing, its label is empty and the others share its part. In a chosen share of
 clips one stream disagrees: it has the other sign than the rest.
 
+On request the clips show emotions instead: angry, happy, neutral, sad. Words are those of
+:data:`EMOTION_WORDS`, the voice is that of :func:`.synthetic.speak`, the face that of
+:data:`EXPRESSIONS`. ``label.csv`` then has no numbers, but the emotion of the clip as
+``annotation`` and those of its streams as ``annotation_T``, ``annotation_A`` and
+``annotation_V``; where one stream disagrees, the clip has the emotion of the two others.
+
 Speakers are the voices of :mod:`.synthetic`, each with a face of its own, and parts are made of
 speakers: the last one is for test, the one before for dev. The same parameters and the same eSpeak
 NG give the same bytes.
@@ -30,7 +36,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -71,10 +77,27 @@ WORDS: Mapping[str, float] = {
 }  # fmt: skip
 """Words that carry a sentiment, and which."""
 
+EMOTION_WORDS: Mapping[str, tuple[str, ...]] = {
+    "angry": ("outrageous", "insulting", "infuriating", "unfair", "maddening"),
+    "happy": ("wonderful", "delightful", "lovely", "brilliant", "joyful"),
+    "neutral": ("usual", "plain", "ordinary", "regular", "common"),
+    "sad": ("tragic", "mournful", "gloomy", "hopeless", "dismal"),
+}
+"""Words that carry an emotion."""
+
+EXPRESSIONS: Mapping[str, tuple[float, float]] = {
+    "angry": (-0.3, -0.9),
+    "happy": (0.8, 0.5),
+    "neutral": (0.0, 0.0),
+    "sad": (-0.9, 0.5),
+}
+"""Curve of the mouth and height of the brows of a face that shows an emotion."""
+
 MISSING = ("face", "pictures", "sound")
 """What a clip can be made without."""
 
 _THINGS = ("story", "dinner", "journey", "garden", "music", "house", "letter", "picture")
+_GONE = {"sound": "A", "face": "V", "pictures": "V"}  # the stream that then is not there
 _FORMAT = 1  # raised when the same parameters make other clips
 _PARAMETERS = "synthetic_clips.json"
 _SAMPLE_RATE = 16_000  # Hz
@@ -111,7 +134,8 @@ class _Plan:
     clip: str
     speaker: str
     part: str
-    labels: dict[str, float]  # of M and of the streams; NaN: not there
+    labels: dict[str, float]  # of M and of the streams; NaN: not there, or emotions are shown
+    emotions: dict[str, str]  # of M and of the streams; empty where a number is shown
     disagrees: str  # the stream, or ""
     missing: str  # one of MISSING, or ""
     text: str
@@ -130,6 +154,7 @@ def generate(
     n_speakers: int = 6,
     disagree: float = 0.25,
     missing: Mapping[str, int] | None = None,
+    emotions: Sequence[str] = (),
     look: ClipLook | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[LabelledClip]:
@@ -149,6 +174,8 @@ def generate(
         Share of the clips in which one stream contradicts the others.
     missing
         What of :data:`MISSING` how many clips lack.
+    emotions
+        Two or more of :data:`EMOTION_WORDS`, shown instead of numbers, each equally often.
     look
         Of the pictures.
     progress
@@ -167,8 +194,8 @@ def generate(
     """
     look = look or ClipLook()
     missing = dict(missing or {})
-    _check(n_clips, seed, n_speakers, disagree, missing)
-    parameters = {
+    _check(n_clips, seed, n_speakers, disagree, missing, emotions)
+    parameters: dict[str, Any] = {
         "format": _FORMAT,
         "engine": engine_name(),
         "n_clips": n_clips,
@@ -179,10 +206,12 @@ def generate(
         "look": asdict(look),
         "shares": dict(SHARES),
     }
+    if emotions:
+        parameters["emotions"] = list(emotions)
     root = Path(root).absolute()
     if _is_there(root, parameters):
         return read(root)
-    plans = _plans(n_clips, seed, n_speakers, disagree, missing)
+    plans = _plans(n_clips, seed, n_speakers, disagree, missing, emotions)
     with _workshop(root) as half_done:
         for number, plan in enumerate(plans, start=1):
             _write(half_done, plan, look)
@@ -235,11 +264,24 @@ def sentence(label: float, key: tuple[int, ...]) -> str:
     return f"The {first} was {one} | and the {second} was {other}."
 
 
+def emotion_sentence(emotion: str, key: tuple[int, ...]) -> str:
+    """Make a sentence with two words of an emotion; the bar is a pause."""
+    generator = np.random.default_rng(key)
+    one, other = generator.permutation(EMOTION_WORDS[emotion])[:2]
+    first, second = generator.permutation(_THINGS)[:2]
+    return f"The {first} was {one} | and the {second} was {other}."
+
+
 # Plan -----------------------------------------------------------------------------------------
 
 
 def _plans(
-    n_clips: int, seed: int, n_speakers: int, disagree: float, missing: Mapping[str, int]
+    n_clips: int,
+    seed: int,
+    n_speakers: int,
+    disagree: float,
+    missing: Mapping[str, int],
+    emotions: Sequence[str] = (),
 ) -> list[_Plan]:
     generator = np.random.default_rng((seed, _FORMAT))
     speakers = [name for name in VOICES if name not in UNSEEN][:n_speakers]
@@ -254,8 +296,18 @@ def _plans(
         for place, clip in enumerate(own):
             n_videos += place % _CLIPS_PER_VIDEO == 0
             lack = lacks.get(clip, "")
-            labels, odd = _labels(generator, lack, disagrees=clip in against)
             key = (seed, _FORMAT, clip)
+            shown: dict[str, str] = {}
+            if emotions:
+                meant = emotions[place % len(emotions)]
+                shown, odd = _emotions(generator, meant, emotions, lack, disagrees=clip in against)
+                labels, text = (
+                    dict.fromkeys(("M", *SHARES), np.nan),
+                    emotion_sentence(shown["T"], key),
+                )
+            else:
+                labels, odd = _labels(generator, lack, disagrees=clip in against)
+                text = sentence(labels["T"], key)
             plans.append(
                 _Plan(
                     video=f"video_{n_videos:04}",
@@ -263,9 +315,10 @@ def _plans(
                     speaker=speaker,
                     part=part,
                     labels=labels,
+                    emotions=shown,
                     disagrees=odd,
                     missing=lack,
-                    text=sentence(labels["T"], key),
+                    text=text,
                     key=key,
                 )
             )
@@ -285,7 +338,7 @@ def _labels(
     for stream in SHARES:
         varied = int(np.clip(intent + generator.integers(-1, 2), -5, 5))
         steps[stream] = -varied if stream == odd else varied
-    gone = {"sound": "A", "face": "V", "pictures": "V"}.get(lack)
+    gone = _GONE.get(lack)
     there = {stream: share for stream, share in SHARES.items() if stream != gone}
     mixed = sum(share * steps[stream] for stream, share in there.items()) / sum(there.values())
     labels = {"M": _STEP * round(mixed)}
@@ -293,6 +346,24 @@ def _labels(
     return {name: round(value, 1) + 0.0 for name, value in labels.items()}, (
         odd if odd != gone else ""
     )
+
+
+def _emotions(
+    generator: np.random.Generator,
+    meant: str,
+    emotions: Sequence[str],
+    lack: str,
+    *,
+    disagrees: bool,
+) -> tuple[dict[str, str], str]:
+    """Choose the emotion of each stream that is there, and which of three is the odd one."""
+    gone = _GONE.get(lack)
+    shown = {"M": meant} | {stream: meant for stream in SHARES if stream != gone}
+    if not disagrees or gone is not None:  # of two, nobody could say which is the odd one
+        return shown, ""
+    odd = ("T", "A", "V")[generator.integers(3)]
+    shown[odd] = str(generator.choice([other for other in emotions if other != meant]))
+    return shown, odd
 
 
 # Clips ----------------------------------------------------------------------------------------
@@ -316,6 +387,8 @@ def _voice(plan: _Plan) -> Waveform:
     """Say the sentence; of a clip without sound it moves the mouth alone."""
     label = np.nan_to_num(plan.labels["A"])
     emotion = "neutral" if label == 0 else "happy" if label > 0 else "sad"
+    if plan.emotions:
+        emotion = plan.emotions.get("A", "neutral")
     said, _ = speak(
         plan.text,
         plan.speaker,
@@ -333,7 +406,8 @@ def _pictures(plan: _Plan, waveform: Waveform, look: ClipLook) -> Iterator[NDArr
     own = np.random.default_rng((plan.key[0], list(VOICES).index(plan.speaker)))
     tone, size = own.uniform(0.5, 0.9), own.uniform(0.72, 0.85)
     label = float(np.nan_to_num(plan.labels["V"]))
-    curve, brow = (float(np.clip(label + generator.normal(0, 0.05), -1, 1)) for _ in range(2))
+    expression = EXPRESSIONS[plan.emotions.get("V", "neutral")] if plan.emotions else (label, label)
+    curve, brow = (float(np.clip(x + generator.normal(0, 0.05), -1, 1)) for x in expression)
     sway = generator.uniform(0.2, 0.6), generator.uniform(0, 2 * np.pi)  # per second; phase
     opening = _openings(waveform, look.fps)
     for number, mouth_open in enumerate(opening):
@@ -370,14 +444,18 @@ def _label_csv(plans: list[_Plan]) -> str:
 
     text = io.StringIO(newline="")
     table = csv.writer(text, lineterminator="\n")
-    table.writerow(_COLUMNS)
+    of_emotion = bool(plans[0].emotions)
+    named = tuple(f"annotation_{stream}" for stream in SHARES) if of_emotion else ()
+    table.writerow((*_COLUMNS, *named))
     for plan in plans:
         label = plan.labels["M"]
         annotation = "Neutral" if label == 0 else "Positive" if label > 0 else "Negative"
+        annotation = plan.emotions.get("M", annotation)
+        shown = [plan.emotions.get(stream, "") for stream in SHARES] if of_emotion else []
         labels = [cell(plan.labels[name]) for name in ("M", "T", "A", "V")]
         mode = "valid" if plan.part == "dev" else plan.part
         words = " ".join(plan.text.replace("|", " ").split())
-        table.writerow([plan.video, plan.clip, words, *labels, annotation, mode])
+        table.writerow([plan.video, plan.clip, words, *labels, annotation, mode, *shown])
     return text.getvalue()
 
 
@@ -437,7 +515,12 @@ def _workshop(root: Path) -> Iterator[Path]:
 
 
 def _check(
-    n_clips: int, seed: int, n_speakers: int, disagree: float, missing: Mapping[str, int]
+    n_clips: int,
+    seed: int,
+    n_speakers: int,
+    disagree: float,
+    missing: Mapping[str, int],
+    emotions: Sequence[str],
 ) -> None:
     n_voices = len(VOICES) - len(UNSEEN)
     for name, value, low, high in (
@@ -455,3 +538,8 @@ def _check(
                 f"synthetic_clips: missing {what} = {number}: expected a number of clips for "
                 f"{', '.join(MISSING)}"
             )
+    if emotions and (len(set(emotions)) < 2 or not set(emotions) <= EMOTION_WORDS.keys()):
+        raise CorpusError(
+            f"synthetic_clips: emotions {', '.join(emotions)}: expected two or more of "
+            f"{', '.join(EMOTION_WORDS)}"
+        )

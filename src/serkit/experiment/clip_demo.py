@@ -433,7 +433,7 @@ def _metrics(run: Path) -> dict[str, Any]:
     return metrics
 
 
-def _in_words(scores: Mapping[str, float | None]) -> str:
+def _in_words(scores: Mapping[str, Any]) -> str:
     return ", ".join(
         f"{name} {'–' if value is None or np.isnan(value) else f'{value:+.2f}'}"
         for name, value in scores.items()

@@ -461,6 +461,11 @@ def _assemble(
             if name == "M" or not np.isnan(values).all()
         },
         annotations=_if_any([clip.annotation for clip in clips]),
+        stream_annotations={
+            name: words
+            for name in LABELS[1:]
+            if (words := _if_any([clip.stream_annotations.get(name, "") for clip in clips]))
+        },
         speakers=_if_any([clip.speaker or "" for clip in clips]),
         asr_texts=tuple(row.asr_text for row in rows) if heard else (),
         status=statuses,

@@ -5,6 +5,8 @@ as it has clips: ``id`` (video, ``$_$``, clip), ``raw_text``, ``text`` (vectors 
 ``text_bert`` (token numbers, which are valid, segments), ``audio`` and ``vision`` (zeros behind a
 clip's end), ``audio_lengths`` and ``vision_lengths`` (absent where frames are aligned with tokens),
 ``annotations`` and ``regression_labels``, of text, audio and vision as well where people gave them.
+Older files have ``classification_labels`` too, of clips and streams, 0 negative, 1 neutral, 2
+positive: they are the annotations of streams, and of clips that have no ``annotations``.
 
 The files are read by :mod:`serkit.pickles`, which runs nothing. Other keys at the top are left
 alone. Values that are no finite numbers become 0 and are counted; MMSA replaces minus infinity in
@@ -23,7 +25,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from serkit.clip_data import ClipData, ClipDataError, Frames, read_clip_data
+from serkit.clip_data import LABELS, ClipData, ClipDataError, Frames, read_clip_data
 from serkit.files import replacing
 from serkit.pickles import PickleRefusedError, read_pickle
 
@@ -170,9 +172,18 @@ def _assemble(splits: Mapping[str, Split]) -> ClipData:
             for name, key in _LABELS.items()
             if _everywhere(splits, key)
         },
-        annotations=_words(splits, "annotations") if _everywhere(splits, "annotations") else (),
+        annotations=(
+            _words(splits, "annotations")
+            if _everywhere(splits, "annotations")
+            else _classes(splits, "classification_labels")
+        ),
         text_bert=tokens,
         text=vectors,
+        stream_annotations={
+            name: words
+            for name in LABELS[1:]
+            if (words := _classes(splits, f"classification_labels_{name}"))
+        },
     )
 
 
@@ -182,6 +193,20 @@ def _everywhere(splits: Mapping[str, Split], key: str) -> bool:
 
 def _words(splits: Mapping[str, Split], key: str) -> tuple[str, ...]:
     return tuple(str(word) for split in splits.values() for word in split[key])
+
+
+def _classes(splits: Mapping[str, Split], key: str) -> tuple[str, ...]:
+    """Name the classes of clips; none where there are no such labels."""
+    if not _everywhere(splits, key):
+        return ()
+    places = np.concatenate([_numbers(split[key]) for split in splits.values()])
+    unknown = places[~np.isin(places, tuple(_CLASSES.values()))]
+    if len(unknown):
+        raise ClipDataError(
+            f"'{key}' holds {unknown[0]:g}: expected 0 (negative), 1 (neutral) or 2 (positive)"
+        )
+    names = tuple(_CLASSES)
+    return tuple(names[int(place)] for place in places)
 
 
 def _numbers(values: Any) -> NDArray[np.float64]:
@@ -244,6 +269,10 @@ def _split_of(
         classes = [_CLASSES.get(word.capitalize(), -1) for word in split["annotations"]]
         if min(classes, default=0) >= 0:
             split["classification_labels"] = np.array(classes, dtype=np.int64)
+    for name, words in data.stream_annotations.items():
+        places = [_CLASSES.get(word.capitalize(), -1) for word in chosen(words)]
+        if min(places, default=0) >= 0:
+            split[f"classification_labels_{name}"] = np.array(places, dtype=np.int64)
     for name, values in data.labels.items():
         if name == "M" or not np.isnan(values).any():
             split[_LABELS[name]] = values[rows].astype(np.float32)

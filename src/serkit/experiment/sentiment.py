@@ -17,6 +17,9 @@ The run folder::
     report.html, metrics.json, results.csv
     model/            the member with the lowest dev loss
     .lock             held by the process that works here
+
+Where classes are learned instead of numbers, the tables and the report are those of an experiment
+on emotion; see :mod:`.sentiment_classes`.
 """
 
 from __future__ import annotations
@@ -41,12 +44,25 @@ from safetensors.numpy import save_file
 
 import serkit
 from serkit.clip_data import ClipData, Frames
+from serkit.evaluation.report import write_report
 from serkit.evaluation.sentiment_report import write_sentiment_report
 from serkit.experiment.config import ConfigError, Strict
 from serkit.experiment.progress import Progress, Quiet
 from serkit.experiment.provenance import commit, machine, packages
 from serkit.experiment.run_folder import Stopwatch, begin_run, in_run_folder, write_json
+from serkit.experiment.sentiment_classes import (
+    ClassesConfig,
+    JudgedMember,
+    class_card,
+    class_facts,
+    find_classes,
+    left_out,
+    require_all_classes,
+    stream_uars,
+    write_class_tables,
+)
 from serkit.experiment.sentiment_clips import (
+    ClipClasses,
     ClipFold,
     clip_fingerprint,
     find_sharing,
@@ -71,9 +87,11 @@ from serkit.training.lock import FolderLock
 from serkit.training.loop import EpochRow, FitResult, fit_learner
 from serkit.training.record import LOG_FILE
 from serkit.training.sentiment import (
+    ClassCriterion,
     ClipPart,
     ClipTensors,
     SentimentCriterion,
+    judge_classes,
     judge_sentiment,
     predict_clips,
 )
@@ -108,7 +126,10 @@ class SplitConfig(Strict):
         default="official",
         description="official: the parts named in the data; group: folds without shared groups",
     )
-    by: Literal["group", "speaker"] = Field(default="group", description="group: the video")
+    by: Literal["auto", "group", "speaker"] = Field(
+        default="auto",
+        description="group: the video; auto: the speaker where all are known, else the video",
+    )
     n_folds: int = Field(default=5, ge=3)
     seed: int = Field(default=0, ge=0, description="shuffles the groups, nothing else")
 
@@ -147,6 +168,10 @@ class SentimentConfig(Strict):
         default=None, description="features of clips: our .npz, or a pickle of MMSA"
     )
     streams: StreamFiles = StreamFiles()
+    target: Literal["number", "classes"] = Field(
+        default="number", description="number: how positive a clip is; classes: see classes"
+    )
+    classes: ClassesConfig = ClassesConfig()
     scale: Literal["sims", "simsv2", "mosi", "mosei"] = Field(
         default="sims", description="whose scale the labels have, and whose scores are computed"
     )
@@ -184,10 +209,34 @@ class SentimentConfig(Strict):
             raise ValueError("penalties are not used here: set weight_decay and those of rates")
         return self
 
+    @model_validator(mode="after")
+    def _target_has_a_meaning(self) -> SentimentConfig:
+        source = self.labels.label_source
+        if self.target == "number":
+            if source == "clip":
+                raise ValueError("labels.label_source = 'clip' is for target = 'classes'")
+            if self.classes != ClassesConfig():
+                raise ValueError("classes is set, and a number is learned: set target = 'classes'")
+            return self
+        if source not in ("clip", "human"):
+            raise ValueError(
+                f"labels.label_source = '{source}': labels of streams are generated for numbers "
+                "alone; for classes take 'clip' (that of the clip) or 'human' (people's)"
+            )
+        if self.weighting != "even":
+            raise ValueError(
+                "weighting = 'disagreement' measures how far numbers are apart: for classes take "
+                "'even'"
+            )
+        return self
+
     @property
     def run_name(self) -> str:
         """Name of the default run folder."""
         return f"{self.name}-{Path(str(self.data)).stem}"
+
+
+_ClipCriterion = ClassCriterion | SentimentCriterion
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,24 +319,30 @@ def _run(
 ) -> Path:
     started, stopwatch, made_by = datetime.now(timezone.utc), Stopwatch(out), commit()
     progress.stage("reading the clips", 1)
-    data = _read(config, corpora_dir)
+    data, classes, n_read = _read(config, corpora_dir)
     folds = _folds(config, data)
+    if classes is not None:
+        require_all_classes(folds, classes)
     sharing = find_sharing(data, folds)
     words = [*sharing.words, *_words_of(config)]
-    model = SentimentModel(_model_config(config, data, folds[0], trained_on={}))
+    model = SentimentModel(_model_config(config, data, classes, folds[0], trained_on={}))
     clips = to_tensors(
         data,
         model,
         tokens=config.tokens,
         with_asr=config.asr.probability > 0 or config.asr.judged == "asr",
         cache_dir=cache_dir,
+        classes=classes,
     )
     progress.advance(1)
     # Only now is there something to go on with: wrong data or settings leave no run behind.
     begin_run(out, config, lock, resume=resume)
     (out / ".data").mkdir(exist_ok=True)  # what the stopwatch needs
     write_atomically(out / "folds.csv", _folds_csv(data, folds))
-    write_json(out / "leaks.json", {"lines": list(sharing.lines), "words": list(sharing.words)})
+    write_json(
+        out / "leaks.json",
+        {"ok": sharing.ok, "lines": list(sharing.lines), "words": list(sharing.words)},
+    )
     for word in words:
         progress.say(f"mind: {word}")
     members = [
@@ -299,7 +354,7 @@ def _run(
         "name": config.name,
         "extraction": dict(data.settings.get("extraction") or {}),
         "data": Path(str(config.data)).name,
-        "fingerprint": clip_fingerprint(data),
+        "fingerprint": clip_fingerprint(data, classes),
         "warnings": words,
         "serkit_version": serkit.__version__,
     }
@@ -309,22 +364,35 @@ def _run(
             config,
             member,
             clips,
-            _model_config(config, data, member.fold, trained_on=trained_on),
+            _model_config(config, data, classes, member.fold, trained_on=trained_on),
             tell=_Teller(progress, stopwatch, before=number * config.training.epochs),
         )
-    _collect(out, members, data)
+    protocol = config.split.model_dump() | {"warnings": words, "folds": len(folds)}
+    facts: dict[str, Any] = {"task": "sentiment", "scale": config.scale, "protocol": protocol}
+    if classes is None:
+        _collect(out, members, data)
+    else:
+        write_class_tables(out, [_judged(member) for member in members], data, classes)
+        # What follows is judged and shown as any system's classes of emotion are.
+        facts = {"task": "emotion"} | class_facts(
+            data,
+            classes,
+            folds,
+            words=[*words, *left_out(n_read, len(data))],
+            speaker_independent=sharing.speaker_independent,
+            split=config.split.model_dump(),
+            label_source=config.labels.label_source,
+        )
     write_json(
         out / "run.json",
-        {
-            "task": "sentiment",
+        facts
+        | {
             "serkit_version": serkit.__version__,
             "name": config.name,
             "title": config.title or f"{config.system} on {Path(str(config.data)).name}",
             "system": config.system,
-            "scale": config.scale,
             "modalities": list(config.modalities),
             "data": _describe(data) | {"fingerprint": trained_on["fingerprint"]},
-            "protocol": config.split.model_dump() | {"warnings": words, "folds": len(folds)},
             "n_parameters": model.n_parameters,
             "seeds": list(config.seeds),
             "commit": made_by,
@@ -335,14 +403,17 @@ def _run(
         },
     )
     progress.stage("writing the report", 1)
-    report = write_sentiment_report(out)
+    report = write_sentiment_report(out) if classes is None else write_report(out)
     _keep_best(out, members)
     shutil.rmtree(out / ".data", ignore_errors=True)
     progress.advance(1)
     return report
 
 
-def _read(config: SentimentConfig, corpora_dir: Path | None) -> ClipData:
+def _read(
+    config: SentimentConfig, corpora_dir: Path | None
+) -> tuple[ClipData, ClipClasses | None, int]:
+    """Read the clips to learn from and, where those are learned, their classes; count all read."""
     if config.data is None:
         raise ConfigError(
             f"{config.name}: names no data: add data = 'FILE', our .npz or a pickle of MMSA, or "
@@ -355,6 +426,15 @@ def _read(config: SentimentConfig, corpora_dir: Path | None) -> ClipData:
 
     others = {stream: name for stream, name in config.streams.model_dump().items() if name}
     data = read_streams(locate(config.data), others, locate)
+    if config.target == "classes":
+        with_streams = config.labels.label_source == "human"
+        try:
+            chosen, classes = find_classes(
+                data, config.classes, scale=config.scale, streams=with_streams
+            )
+        except InputError as error:
+            raise InputError(f"{config.data}: {error}") from None
+        return chosen, classes, len(data)
     labels = data.labels.get("M", np.full(len(data), np.nan))
     unknown = np.flatnonzero(~np.isfinite(labels))
     if len(unknown):
@@ -362,7 +442,7 @@ def _read(config: SentimentConfig, corpora_dir: Path | None) -> ClipData:
             f"{config.data}: clip {data.ids[unknown[0]]} has no label of sentiment ({len(unknown)} "
             "have none): leave such clips out"
         )
-    return data
+    return data, None, len(data)
 
 
 def _folds(config: SentimentConfig, data: ClipData) -> list[ClipFold]:
@@ -379,7 +459,12 @@ def _words_of(config: SentimentConfig) -> list[str]:
 
 
 def _model_config(
-    config: SentimentConfig, data: ClipData, fold: ClipFold, *, trained_on: dict[str, Any]
+    config: SentimentConfig,
+    data: ClipData,
+    classes: ClipClasses | None,
+    fold: ClipFold,
+    *,
+    trained_on: dict[str, Any],
 ) -> SentimentModelConfig:
     text = dict(config.text)
     if text.get("name") == TEXT_VECTORS and data.text is not None:
@@ -406,6 +491,7 @@ def _model_config(
         modalities=config.modalities,
         standardize=config.standardize,
         trained_on=trained_on,
+        classes=() if classes is None else classes.names,
     )
 
 
@@ -448,7 +534,7 @@ def _fit(
     model: SentimentModel,
     *,
     tell: _Teller,
-) -> tuple[FitResult, SentimentCriterion, dict[str, ClipPart]]:
+) -> tuple[FitResult, _ClipCriterion, dict[str, ClipPart]]:
     judged = 1.0 if config.asr.judged == "asr" else 0.0
     shares = {"train": config.asr.probability, "dev": judged, "test": judged}
     parts = {
@@ -461,10 +547,8 @@ def _fit(
             audio=_frames_of(clips.audio, train.rows[clips.present[train.rows, 0]]),
             vision=_frames_of(clips.vision, train.rows[clips.present[train.rows, 1]]),
         )
-    labels = UnimodalLabels(
-        train.labels(), model.model.feature_widths, config=config.labels, human=train.human()
-    )
-    criterion = SentimentCriterion(labels, weighting=config.weighting)
+    criterion = _criterion(config, train, model)
+    judge_dev = judge_classes if config.target == "classes" else judge_sentiment
     batch_size = config.training.batch_size
     result = fit_learner(
         model,
@@ -473,7 +557,7 @@ def _fit(
         config.training,
         criterion=criterion,
         judge_dev=lambda learner, part: (
-            judge_sentiment(learner, part, batch_size=batch_size) | criterion.row()
+            judge_dev(learner, part, batch_size=batch_size) | criterion.row()
         ),
         seed=member.order_seed,
         folder=member.folder,
@@ -481,6 +565,16 @@ def _fit(
         groups=_groups(config, model),
     )
     return result, criterion, parts
+
+
+def _criterion(config: SentimentConfig, train: ClipPart, model: SentimentModel) -> _ClipCriterion:
+    """Build the loss of a training part."""
+    if config.target == "classes":
+        return ClassCriterion(train.labels(), human=train.human())
+    labels = UnimodalLabels(
+        train.labels(), model.model.feature_widths, config=config.labels, human=train.human()
+    )
+    return SentimentCriterion(labels, weighting=config.weighting)
 
 
 def _frames_of(stream: Ragged, rows: torch.Tensor) -> torch.Tensor:
@@ -519,7 +613,7 @@ def _store(
     member: _Member,
     model: SentimentModel,
     result: FitResult,
-    criterion: SentimentCriterion,
+    criterion: _ClipCriterion,
     parts: dict[str, ClipPart],
 ) -> None:
     """Predict all parts, the test part for the first and only time, and write it down."""
@@ -543,6 +637,13 @@ def _outputs(member: _Member) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     with safe_open(member.folder / OUTPUTS_FILE, framework="np") as stored:
         tensors = {key: stored.get_tensor(key) for key in stored.keys()}
         return tensors, json.loads(stored.metadata()["meta"])
+
+
+def _judged(member: _Member) -> JudgedMember:
+    scores, meta = _outputs(member)
+    return JudgedMember(
+        member.fold, member.seed, scores, meta["selected_epoch"], member.folder / LOG_FILE
+    )
 
 
 _CURVES = ("train_loss", "dev_loss", *(f"labels_{name}" for name in STREAMS), "labels_clipped")
@@ -609,7 +710,12 @@ def _keep_best(out: Path, members: Sequence[_Member]) -> None:
     run = json.loads((out / "run.json").read_text(encoding="utf-8"))
     metrics = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
     model = load_sentiment_model(best.folder / "model")
-    model.save(out / "model", card=_card(run, metrics, best))
+    if model.config.classes:
+        chosen = f"seed {best.seed} of {best.fold.name}"
+        card = class_card(run, metrics, stream_uars(out), chosen=chosen)
+    else:
+        card = _card(run, metrics, best)
+    model.save(out / "model", card=card)
 
 
 def _card(run: dict[str, Any], metrics: dict[str, Any], member: _Member) -> str:

@@ -1,9 +1,12 @@
-"""The clips of a sentiment experiment: read, divided into folds, checked, and as tensors."""
+"""The clips of a sentiment experiment: read, divided into folds, checked, and as tensors.
+
+Folds of one's own keep speakers apart where all of them are known, else videos.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,17 +27,24 @@ from serkit.transcripts import clean_transcript
 from serkit.types import InputError
 
 __all__ = [
+    "STREAM_LABELS",
+    "ClipClasses",
     "ClipFold",
     "Sharing",
+    "chosen_clips",
     "clip_fingerprint",
     "find_sharing",
     "group_folds",
+    "grouping",
     "official_fold",
     "read_streams",
     "to_tensors",
 ]
 
-_HUMAN = {"text": "T", "audio": "A", "vision": "V"}
+STREAM_LABELS = {"text": "T", "audio": "A", "vision": "V"}
+"""Stream -> what labels and annotations of it are called in :class:`serkit.clip_data.ClipData`."""
+
+_SHARED_VIDEOS = "videos shared by train and test"
 _PAIRS = (("train", "test"), ("dev", "test"), ("train", "dev"))
 _N_EXAMPLES = 3  # named in a line; the rest is counted
 
@@ -54,6 +64,28 @@ class ClipFold:
         return rows
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class ClipClasses:
+    """Which of some classes each clip has.
+
+    Attributes
+    ----------
+    names
+        In the order of their places.
+    whole : (n_clips,), int64
+    streams : stream -> (n_clips,), int64, what each stream by itself shows; -1 where unknown
+    """
+
+    names: tuple[str, ...]
+    whole: NDArray[np.int64]
+    streams: Mapping[str, NDArray[np.int64]]
+
+    def chosen(self, rows: NDArray[np.int64]) -> ClipClasses:
+        """Give those of some clips."""
+        streams = {name: places[rows] for name, places in self.streams.items()}
+        return ClipClasses(self.names, self.whole[rows], streams)
+
+
 @dataclass(frozen=True, slots=True)
 class Sharing:
     """What parts share.
@@ -64,10 +96,18 @@ class Sharing:
         Sentences for people.
     words
         What limits the claim, in a few words each.
+    speaker_independent
+        Whether no test clip is of a speaker who was trained on; ``None``: nobody knows.
     """
 
     lines: tuple[str, ...]
     words: tuple[str, ...]
+    speaker_independent: bool | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether training and test parts share neither videos nor known speakers."""
+        return self.speaker_independent is not False and _SHARED_VIDEOS not in self.words
 
 
 def read_streams(path: Path, others: dict[str, str], locate: Callable[[str], Path]) -> ClipData:
@@ -112,10 +152,37 @@ def _with_stream(data: ClipData, other: ClipData, stream: str, rows: list[int]) 
     )
 
 
-def _picked(frames: Frames, rows: list[int]) -> Frames:
+def _picked(frames: Frames, rows: Sequence[int]) -> Frames:
     clips = frames.rows()
     picked, _ = Frames.of([clips[row] for row in rows], names=frames.names)
     return replace(picked, n_replaced=frames.n_replaced)
+
+
+def chosen_clips(data: ClipData, rows: NDArray[np.int64]) -> ClipData:
+    """Give some of the clips."""
+    places = rows.tolist()
+
+    def words(all_of_them: Sequence[str]) -> tuple[str, ...]:
+        return tuple(all_of_them[row] for row in places) if all_of_them else ()
+
+    return replace(
+        data,
+        ids=words(data.ids),
+        parts=words(data.parts),
+        groups=words(data.groups),
+        texts=words(data.texts),
+        audio=_picked(data.audio, places),
+        vision=_picked(data.vision, places),
+        present=data.present[rows],
+        labels={name: values[rows] for name, values in data.labels.items()},
+        annotations=words(data.annotations),
+        speakers=words(data.speakers),
+        asr_texts=words(data.asr_texts),
+        text_bert=None if data.text_bert is None else data.text_bert[rows],
+        text=None if data.text is None else _picked(data.text, places),
+        stream_annotations={k: words(v) for k, v in data.stream_annotations.items()},
+        status={k: words(v) for k, v in data.status.items()},
+    )
 
 
 def official_fold(data: ClipData) -> list[ClipFold]:
@@ -135,6 +202,19 @@ def official_fold(data: ClipData) -> list[ClipFold]:
     return [ClipFold("official", **rows)]
 
 
+def grouping(data: ClipData, by: str) -> str:
+    """Say what folds keep apart: ``speaker`` or ``group``.
+
+    Parameters
+    ----------
+    by
+        ``auto``: speakers where every clip names one, else videos.
+    """
+    if by != "auto":
+        return by
+    return "speaker" if data.speakers and all(data.speakers) else "group"
+
+
 def group_folds(data: ClipData, *, by: str, n_folds: int, seed: int) -> list[ClipFold]:
     """Divide all clips so that no group is in two parts of a fold.
 
@@ -144,19 +224,27 @@ def group_folds(data: ClipData, *, by: str, n_folds: int, seed: int) -> list[Cli
     Parameters
     ----------
     by
-        ``group`` (the video) or ``speaker``.
+        ``group`` (the video), ``speaker``, or ``auto``, see :func:`grouping`.
 
     Raises
     ------
     ClipDataError
         If there are fewer groups than folds, or speakers are not known.
     """
+    by = grouping(data, by)
     names = data.groups if by == "group" else data.speakers
-    if not names:
-        raise ClipDataError("the data do not say who speaks: take split.by = 'group'")
+    if not names or not all(names):
+        raise ClipDataError(
+            f"{len(data) - sum(map(bool, names))} of {len(data)} clips do not say who speaks: take "
+            "split.by = 'group'"
+        )
     groups, codes, sizes = np.unique(np.array(names), return_inverse=True, return_counts=True)
     if len(groups) < n_folds:
-        raise ClipDataError(f"{len(groups)} {by}s cannot make {n_folds} folds: take fewer")
+        advice = ", or split.by = 'group', which lets speakers be in several parts"
+        raise ClipDataError(
+            f"{len(groups)} {by}s cannot make {n_folds} folds: take fewer (split.n_folds)"
+            + advice * (by == "speaker")
+        )
     shuffled = np.random.default_rng(seed).permutation(len(groups))
     ranked = shuffled[np.argsort(-sizes[shuffled], kind="stable")]
     share, filled = np.zeros(len(groups), dtype=np.int64), np.zeros(n_folds)
@@ -200,15 +288,23 @@ def find_sharing(data: ClipData, folds: Sequence[ClipFold]) -> Sharing:
                     )
     words = []
     if ("videos", "train", "test") in shared:
-        words.append("videos shared by train and test")
-    if ("speakers", "train", "test") in shared:
+        words.append(_SHARED_VIDEOS)
+    dependent = ("speakers", "train", "test") in shared
+    if dependent:
         words.append("speaker-dependent")
     if not data.speakers:
         words.append("speakers not known")
-    return Sharing(tuple(lines or ["no video, speaker or text is in two parts"]), tuple(words))
+    elif not all(data.speakers):
+        words.append("some speakers not known")
+    independent = None if not data.speakers or not all(data.speakers) else True
+    return Sharing(
+        tuple(lines or ["no video, speaker or text is in two parts"]),
+        tuple(words),
+        False if dependent else independent,
+    )
 
 
-def clip_fingerprint(data: ClipData) -> str:
+def clip_fingerprint(data: ClipData, classes: ClipClasses | None = None) -> str:
     """Identify clips by content: ids, parts, texts, labels and frames; not by where they lie."""
     digest = hashlib.sha256(repr((data.ids, data.parts, data.texts)).encode())
     for name in sorted(data.labels):
@@ -216,6 +312,11 @@ def clip_fingerprint(data: ClipData) -> str:
     for frames in data.frames.values():
         digest.update(frames.values.tobytes())
         digest.update(frames.lengths.tobytes())
+    if classes is not None:
+        digest.update(repr(classes.names).encode())
+        digest.update(classes.whole.tobytes())
+        for stream in sorted(classes.streams):
+            digest.update(classes.streams[stream].tobytes())
     return digest.hexdigest()[:16]
 
 
@@ -226,6 +327,7 @@ def to_tensors(
     tokens: str,
     with_asr: bool,
     cache_dir: Path | None,
+    classes: ClipClasses | None = None,
 ) -> ClipTensors:
     """Turn clips into tensors; texts are read by the model's own encoder or its tokenizer.
 
@@ -235,6 +337,8 @@ def to_tensors(
         ``own``: of the encoder's tokenizer; ``stored``: those in the data.
     with_asr
         Whether the speech recogniser's texts are there as well.
+    classes
+        What is learned instead of numbers.
 
     Raises
     ------
@@ -255,10 +359,7 @@ def to_tensors(
         has_text = torch.cat(
             [has_text, torch.tensor([bool(text.strip()) for text in data.asr_texts])]
         )
-    unknown = torch.full((len(data),), torch.nan)
-    labels = {
-        name: torch.from_numpy(values).to(torch.float32) for name, values in data.labels.items()
-    }
+    labels, human = _numbers(data) if classes is None else _places(classes)
     return ClipTensors(
         ids=data.ids,
         text=text,
@@ -266,9 +367,25 @@ def to_tensors(
         audio=_ragged(data.audio),
         vision=_ragged(data.vision),
         present=torch.from_numpy(data.present[:, 1:]),
-        labels=labels.get("M", unknown),
-        human={stream: labels[key] for stream, key in _HUMAN.items() if key in labels},
+        labels=labels,
+        human=human,
     )
+
+
+def _numbers(data: ClipData) -> tuple[Tensor, dict[str, Tensor]]:
+    """Give the labels of clips and of their streams, (n_clips,) each."""
+    labels = {
+        name: torch.from_numpy(values).to(torch.float32) for name, values in data.labels.items()
+    }
+    unknown = torch.full((len(data),), torch.nan)
+    human = {stream: labels[key] for stream, key in STREAM_LABELS.items() if key in labels}
+    return labels.get("M", unknown), human
+
+
+def _places(classes: ClipClasses) -> tuple[Tensor, dict[str, Tensor]]:
+    """Give the classes of clips and of their streams, (n_clips,) each."""
+    streams = {name: torch.from_numpy(places) for name, places in classes.streams.items()}
+    return torch.from_numpy(classes.whole), streams
 
 
 def _ragged(frames: Frames) -> Ragged:

@@ -1,10 +1,13 @@
-"""One clip in, its sentiment out: as a whole, by stream, and over time.
+"""One clip in, its sentiment or its emotion out: as a whole, by stream, and over time.
 
 A clip is a video, a sound file (voice alone) or a picture (face alone); sound and pictures may also
 come from two files. Its frames are computed by the very functions that made those of the training
 (:mod:`serkit.features.clip_features`), with the settings that the checkpoint has stored; frames of
 other columns are refused. What is said comes from the user, else from a speech recogniser, else
 nobody knows it. A stream that is not there is left out, with a warning.
+
+A model of classes gives the probability of each of them where a model of sentiment gives a number,
+and is also asked what any two streams say together.
 
 Over time, the same model judges windows of the clip: the frames in them, and the words whose times
 overlap them. Where nobody knows when a word is said, all words count in every window.
@@ -17,7 +20,7 @@ import io
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Literal
@@ -38,7 +41,7 @@ from serkit.inference.transcribe import (
 )
 from serkit.models.ctc_decode import Segment
 from serkit.models.self_mm import STREAMS
-from serkit.sentiment_model import KIND, SentimentModel, load_sentiment_model
+from serkit.sentiment_model import KIND, Score, SentimentModel, load_sentiment_model
 from serkit.settings import checked
 from serkit.types import InputError
 
@@ -76,15 +79,15 @@ class WindowScores:
     start_s, end_s
         Seconds from the start of the clip.
     fused, text, audio, vision
-        On the scale of the model.
+        On the scale of the model, or probabilities of classes.
     """
 
     start_s: float
     end_s: float
-    fused: float | None = None
-    text: float | None = None
-    audio: float | None = None
-    vision: float | None = None
+    fused: Score | None = None
+    text: Score | None = None
+    audio: Score | None = None
+    vision: Score | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,9 +115,14 @@ class ClipPrediction:
     transcript
         What the speech recogniser said, where it was asked.
     scores
-        ``fused``, ``text``, ``audio``, ``vision``; ``None`` for a stream that is not there.
+        ``fused``, ``text``, ``audio``, ``vision``; ``None`` for a stream that is not there. A
+        number, or the probability of each class.
     labels
-        ``label_2``, ``label_3``, ...: the class of the fused score.
+        ``label_2``, ``label_3``, ...: the class of the fused score; of a model of classes
+        ``label``.
+    pairs
+        Of a model of classes, where all streams count: what the fused head says with two of them,
+        by names such as ``text+audio``.
     modalities_used
         Streams that counted.
     over_time
@@ -129,12 +137,13 @@ class ClipPrediction:
     text_source: TextSource
     transcript: Transcript | None
     faces: FacesSeen
-    scores: Mapping[str, float | None]
+    scores: Mapping[str, Score | None]
     labels: Mapping[str, str | int]
     modalities_used: tuple[str, ...]
     warnings: tuple[str, ...]
     timings_ms: Mapping[str, float]
     over_time: tuple[WindowScores, ...]
+    pairs: Mapping[str, Score] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain objects for JSON."""
@@ -155,6 +164,7 @@ class ClipPrediction:
             "asr": asr,
             "faces": asdict(self.faces),
             "scores": dict(self.scores),
+            **({"pairs": dict(self.pairs)} if self.pairs else {}),
             **self.labels,
             "modalities_used": list(self.modalities_used),
             "warnings": list(self.warnings),
@@ -254,6 +264,7 @@ class ClipPredictor:
         streams = self._streams(found, heard, text, without)
         with _timed(timings, "model"):
             judged = self._judge(streams, None)
+            pairs = self._pairs(streams, judged)
         with _timed(timings, "over_time"):
             windows = tuple(self._over_time(streams))
         messages = found.messages if found is not None else ()
@@ -265,11 +276,12 @@ class ClipPredictor:
             transcript=heard,
             faces=FacesSeen(*(0, 0) if found is None else (found.n_pictures, found.n_with_face)),
             scores={name: judged["scores"][key] for name, key in _KEYS.items()},
-            labels={key: value for key, value in judged.items() if key.startswith("label_")},
+            labels={key: value for key, value in judged.items() if key.startswith("label")},
             modalities_used=tuple(judged["modalities_used"]),
             warnings=(*messages, *warnings, *judged["warnings"]),
             timings_ms=timings,
             over_time=windows,
+            pairs=pairs,
         )
 
     def _average_over(self) -> int:
@@ -358,6 +370,17 @@ class ClipPredictor:
             no_face, average_over = self._rules
             vision = settle(faces, no_face=no_face, average_over=average_over).features
         return self.model.predict(text, audio, vision)
+
+    def _pairs(self, streams: _Streams, judged: Mapping[str, Any]) -> dict[str, Score]:
+        """Ask a model of classes what two of three streams say."""
+        if not self.model.config.classes or len(judged["modalities_used"]) < len(STREAMS):
+            return {}
+        less = {
+            "text+audio": replace(streams, faces=None),
+            "text+vision": replace(streams, audio=None),
+            "audio+vision": replace(streams, text=""),
+        }
+        return {name: self._judge(two, None)["scores"]["M"] for name, two in less.items()}
 
     def _over_time(self, streams: _Streams) -> Iterator[WindowScores]:
         for start_s, end_s in _windows(streams.duration_s):
@@ -601,11 +624,10 @@ def _flat(row: ClipRow) -> dict[str, object]:
     one = row.prediction
     if one is None:
         return {"file": row.file, "error": row.error}
-    scores = {k: "" if v is None else f"{v:.4f}" for k, v in one.scores.items()}
     return {
         "file": row.file,
         "duration_s": f"{one.duration_s:.3f}",
-        **scores,
+        **_cells(one),
         **one.labels,
         "modalities_used": " ".join(one.modalities_used),
         "text_source": one.text_source,
@@ -617,13 +639,37 @@ def _flat(row: ClipRow) -> dict[str, object]:
     }
 
 
+def _cells(one: ClipPrediction) -> dict[str, str]:
+    """Lay scores out as cells; those of classes are called by the stream and the class."""
+    fused = one.scores["fused"]
+    cells: dict[str, str] = {}
+    for name, score in {**one.scores, **one.pairs}.items():
+        if not isinstance(fused, Mapping):
+            cells[f"score_{name}"] = "" if score is None else f"{score:.4f}"
+            continue
+        values = score if isinstance(score, Mapping) else {}
+        cells |= {
+            f"score_{name}_{label}": f"{values[label]:.4f}" if label in values else ""
+            for label in fused
+        }
+    return cells
+
+
 def _short(row: ClipRow) -> list[str]:
     one = row.prediction
     if one is None:
         return [row.file, *["–"] * len(_KEYS), row.error]
-    numbers = ["–" if value is None else f"{value:+.2f}" for value in one.scores.values()]
-    label = one.labels.get("label_3", one.labels["label_2"])
-    return [row.file, *numbers, f"{label} {one.text}".rstrip()]
+    labels = one.labels
+    label = labels.get("label") or labels.get("label_3") or labels["label_2"]
+    return [row.file, *map(_brief, one.scores.values()), f"{label} {one.text}".rstrip()]
+
+
+def _brief(score: Score | None) -> str:
+    """Write a number, or the likeliest class with its probability."""
+    if isinstance(score, Mapping):
+        best = max(score, key=lambda name: score[name])
+        return f"{best} {score[best]:.2f}"
+    return "–" if score is None else f"{score:+.2f}"
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> str:

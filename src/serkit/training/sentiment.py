@@ -1,9 +1,12 @@
-"""What the training loop needs for a model of sentiment: clips, their labels, their judgement.
+"""What the training loop needs for a model of clips: clips, their labels, their judgement.
 
 The clips of all parts lie in one :class:`ClipTensors`; a :class:`ClipPart` is some of them, and
 :class:`.unimodal_labels.UnimodalLabels` counts by places in it. Where a speech recogniser listened
 too, each clip of a batch is read as people wrote it down, or as the recogniser understood it: a
 function of (seed, epoch, id).
+
+What is learned is a number, by :class:`SentimentCriterion`, or one of several classes, by
+:class:`ClassCriterion`. Labels are then places of classes instead of numbers.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -21,9 +25,19 @@ from serkit.models.self_mm import STREAMS
 from serkit.sentiment_model import SentimentModel
 from serkit.training.data import Ragged, derive_seed
 from serkit.training.learner import EpochRow
+from serkit.training.record import judge
 from serkit.training.unimodal_labels import UnimodalLabels, self_mm_loss
+from serkit.types import InputError
 
-__all__ = ["ClipPart", "ClipTensors", "SentimentCriterion", "judge_sentiment", "predict_clips"]
+__all__ = [
+    "ClassCriterion",
+    "ClipPart",
+    "ClipTensors",
+    "SentimentCriterion",
+    "judge_classes",
+    "judge_sentiment",
+    "predict_clips",
+]
 
 _LARGEST_SEED = 2**63
 
@@ -40,8 +54,8 @@ class ClipTensors:
     audio, vision
         Frames of n clips.
     present : (n, 2), bool, for audio and vision
-    labels : (n,), NaN where unknown
-    human : (n,) each, people's labels of streams; NaN where unknown
+    labels : (n,), numbers, NaN where unknown; or places of classes, int64
+    human : (n,) each, people's labels of streams; NaN, or -1, where unknown
     """
 
     ids: tuple[str, ...]
@@ -176,6 +190,85 @@ class SentimentCriterion:
         return {name: state[f"labels_{name}"].cpu() for name in STREAMS}
 
 
+class ClassCriterion:
+    """Cross-entropies of all heads, against the class of the clip or people's classes of streams.
+
+    The heads of single streams are serkit's own: Self-MM is published for numbers, whose labels of
+    streams are generated. A stream learns from the clips that have it, and counts as much as the
+    fused head.
+
+    Parameters
+    ----------
+    labels : (n_clips,), int64, the class of each clip of the training part
+    human : (n_clips,) each, of streams; where it is -1, the class of the clip stands in. Empty:
+        that of the clip everywhere.
+
+    Raises
+    ------
+    InputError
+        If a clip has no class.
+    """
+
+    def __init__(self, labels: Tensor, *, human: Mapping[str, Tensor] | None = None) -> None:
+        if labels.ndim != 1 or labels.dtype != torch.int64 or not (labels >= 0).all():
+            raise InputError(
+                f"labels of shape {tuple(labels.shape)} and kind {labels.dtype}: expected one "
+                "class per clip by its place, int64, from 0"
+            )
+        human = human or {}
+        self.labels = {"fused": labels}
+        for name in STREAMS:
+            own = human.get(name, labels)
+            self.labels[name] = torch.where(own >= 0, own, labels)
+
+    def describe(self) -> Any:
+        """Say what it is."""
+        return {name: labels.bincount().tolist() for name, labels in self.labels.items()}
+
+    def loss(
+        self, outputs: Mapping[str, Tensor], batch: Mapping[str, Tensor], *, share: float
+    ) -> Tensor:
+        """Sum the cross-entropies of the fused head and of the streams, a scalar."""
+        loss = torch.zeros((), device=outputs["fused"].device)
+        rows = batch["rows"].cpu()
+        for name, labels in self.labels.items():
+            truth = labels[rows].to(loss.device)
+            errors = F.cross_entropy(outputs[name], truth, reduction="none")
+            if name != "fused":
+                there = outputs["present"][:, STREAMS.index(name)]
+                # A stream that no clip of the batch has is not taught.
+                loss = loss + errors.masked_fill(~there, 0).sum() / there.sum().clamp_min(1)
+            else:
+                loss = loss + errors.mean()
+        return loss * share
+
+    def remember(
+        self, outputs: Mapping[str, Tensor], batch: Mapping[str, Tensor], *, epoch: int
+    ) -> None:
+        """See a batch again: nothing is kept of it."""
+
+    def state(self) -> dict[str, Tensor]:
+        """Give what it remembers: nothing."""
+        return {}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Take what :meth:`state` gave: nothing."""
+
+    def row(self) -> EpochRow:
+        """Say what an epoch changed in the labels: nothing."""
+        return {}
+
+    def generated(self) -> dict[str, Tensor]:
+        """Give labels that were made up: there are none."""
+        return {}
+
+
+def judge_classes(model: SentimentModel, dev: ClipPart, *, batch_size: int) -> EpochRow:
+    """Judge a dev part by the fused output: ``dev_loss``, ``dev_uar``, ``dev_war``, ``dev_f1``."""
+    scores = predict_clips(model, dev, batch_size=batch_size)["fused"]
+    return judge(scores, dev.labels().numpy())
+
+
 def judge_sentiment(model: SentimentModel, dev: ClipPart, *, batch_size: int) -> EpochRow:
     """Judge a dev part: ``dev_loss`` is the mean absolute error of the fused output."""
     predicted = predict_clips(model, dev, batch_size=batch_size)["fused"]
@@ -191,7 +284,8 @@ def predict_clips(
     Returns
     -------
     outputs
-        ``fused``, ``text``, ``audio``, ``vision``, (n,) each; NaN where a clip lacks the stream.
+        ``fused``, ``text``, ``audio``, ``vision``, (n,) each, or probabilities of classes,
+        (n, n_classes); NaN where a clip lacks the stream.
     """
     model.eval()
     device = next(model.parameters()).device
@@ -199,8 +293,10 @@ def predict_clips(
     for rows in torch.split(torch.arange(len(part)), batch_size):
         batch = part.training_batch(rows, seed=0, epoch=0)
         outputs = model({name: t.to(device) for name, t in batch.items()})
-        collected["fused"].append(outputs["fused"].float().cpu())
+        collected["fused"].append(model.read_out(outputs["fused"]).float().cpu())
         for column, name in enumerate(STREAMS):
             there = outputs["present"][:, column]
-            collected[name].append(outputs[name].float().masked_fill(~there, torch.nan).cpu())
+            scores = model.read_out(outputs[name]).float()
+            scores[~there] = torch.nan
+            collected[name].append(scores.cpu())
     return {name: torch.cat(parts).numpy() for name, parts in collected.items()}

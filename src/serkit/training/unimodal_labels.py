@@ -27,6 +27,10 @@ Deviations from the authors' code, which ``floor=0`` otherwise reproduces:
 3. A clip without a stream neither gets a label for it nor counts for its centres.
 4. People's labels may stand in for generated ones, or be mixed with them. They never enter the
    generation.
+
+Labels are generated for numbers alone: to lean between a positive and a negative centre, and to be
+shifted and stretched, has no counterpart among classes that have no order. Heads of classes learn
+what people named, or the class of the clip: :class:`serkit.training.sentiment.ClassCriterion`.
 """
 
 from __future__ import annotations
@@ -75,7 +79,8 @@ class UnimodalLabelsConfig:
     floor
         Least size of the fused leaning where it divides; 0: as published.
     label_source
-        ``generated``; ``human``: people's where there are any; ``blend``: of both.
+        ``generated``; ``human``: people's where there are any; ``blend``: of both; ``clip``: that
+        of the clip as a whole. Numbers have the first three, classes ``human`` and ``clip``.
     human_share
         Weight of people's labels in a blend.
     """
@@ -84,7 +89,7 @@ class UnimodalLabelsConfig:
     distance: Literal["l2", "l2sq"] = "l2"
     exclude_zero: bool = True
     floor: Annotated[float, Field(ge=0)] = 1e-3
-    label_source: Literal["generated", "human", "blend"] = "generated"
+    label_source: Literal["generated", "human", "blend", "clip"] = "generated"
     human_share: Annotated[float, Field(ge=0, le=1)] = 0.5
 
 
@@ -103,7 +108,8 @@ class UnimodalLabels(nn.Module):
     Raises
     ------
     InputError
-        If labels do not match, are not finite, or people's are asked for and there are none.
+        If labels do not match, are not finite, people's are asked for and there are none, or the
+        clip's own are.
     """
 
     epoch: Tensor
@@ -423,6 +429,11 @@ def _check_labels(
                 f"people's labels of '{name}', {tuple(theirs.shape)}: expected those of "
                 f"{', '.join(STREAMS)}, {tuple(labels.shape)} each"
             )
+    if config.label_source == "clip":
+        raise InputError(
+            "label_source = clip: numbers have generated labels of streams, people's or both; this "
+            "is for classes"
+        )
     known = [theirs for theirs in (human or {}).values() if not theirs.isnan().all()]
     if config.label_source != "generated" and not known:
         raise InputError(
