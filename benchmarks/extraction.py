@@ -21,8 +21,8 @@ from pathlib import Path
 from serkit.corpora.clips import read_clip_corpus
 from serkit.corpora.labelled_clips import LabelledClip
 from serkit.corpora.synthetic_clips import generate
-from serkit.experiment.extract import extract_clips
-from serkit.experiment.extract_config import ExtractConfig
+from serkit.experiment.extraction.config import ExtractConfig
+from serkit.experiment.extraction.extract import extract_clips
 from serkit.experiment.progress import Quiet
 from serkit.machine import usable_cores
 

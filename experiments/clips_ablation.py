@@ -22,7 +22,7 @@ from typing import Any
 from serkit.clip_data import read_clip_data
 from serkit.evaluation.transcription import cer, wer
 from serkit.experiment.clip_demo import ClipDemoSize, prepare_clips
-from serkit.experiment.sentiment import run_sentiment
+from serkit.experiment.sentiment.run import run_sentiment
 from serkit.experiment.tasks import load_task
 
 _STREAMS = {

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from serkit.experiment.config import check_experiment
-from serkit.experiment.transcription import TranscriptionConfig, run_transcription
+from serkit.experiment.transcription.run import TranscriptionConfig, run_transcription
 from serkit.training.asr_part import AsrPart
 from serkit.training.crew import with_crew
 

@@ -16,7 +16,7 @@ from serkit.corpora.synthetic import engine_name
 from serkit.evaluation.clip_page import loudness_db, write_clip_page
 from serkit.experiment import clip_demo
 from serkit.experiment.clip_demo import CAUTION, ClipDemoSize, prepare_clips, run_clip_demo
-from serkit.experiment.sentiment import run_sentiment
+from serkit.experiment.sentiment.run import run_sentiment
 from serkit.experiment.tasks import load_task
 from serkit.types import InputError
 from serkit.video import VideoError, write_clip

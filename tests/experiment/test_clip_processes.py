@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from serkit.experiment.clip_processes import results_of
+from serkit.experiment.extraction.processes import results_of
 from serkit.types import InputError
 
 
@@ -62,7 +62,7 @@ def test_processes_end_when_nobody_wants_more_results():
 def test_a_script_that_would_start_itself_again_is_told_what_to_do(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
-        "from serkit.experiment.clip_processes import results_of\n"
+        "from serkit.experiment.extraction.processes import results_of\n"
         "print(list(results_of(abs, [1], n_workers=1)))\n"
     )
     ran = subprocess.run(

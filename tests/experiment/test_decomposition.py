@@ -17,9 +17,9 @@ from safetensors.torch import load_file
 
 from serkit.evaluation.reconstruction import pitch_kept
 from serkit.experiment.config import ConfigError
-from serkit.experiment.decomposition import DecompositionConfig, run_decomposition
-from serkit.experiment.decomposition_model import build_parts_front_end, load_decomposition
-from serkit.experiment.decomposition_samples import reconstructions
+from serkit.experiment.decomposition.model import build_parts_front_end, load_decomposition
+from serkit.experiment.decomposition.run import DecompositionConfig, run_decomposition
+from serkit.experiment.decomposition.samples import reconstructions
 from serkit.experiment.tasks import load_task
 from serkit.features.pitch import track_f0
 from serkit.features.resynthesis import mel_to_sound
@@ -197,8 +197,8 @@ def test_what_was_killed_goes_on_and_ends_the_same(run, corpus, tmp_path):
     config = settings(corpus)
     script = (
         "import sys, pathlib, os, signal\n"
-        "from serkit.experiment.decomposition import *\n"
-        "from serkit.experiment import decomposition as d\n"
+        "from serkit.experiment.decomposition.run import *\n"
+        "from serkit.experiment.decomposition import run as d\n"
         "class Killer(d.Quiet):\n"
         "    def advance(self, done):\n"
         "        if (out / 'members/all/state.safetensors').exists():\n"

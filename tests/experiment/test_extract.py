@@ -18,11 +18,11 @@ pytest.importorskip("librosa")
 from serkit.clip_data import read_clip_data
 from serkit.corpora.clips import read_clip_corpus
 from serkit.corpora.synthetic_clips import ClipLook, generate
-from serkit.experiment import clip_cache
 from serkit.experiment.config import ConfigError
-from serkit.experiment.extract import FeatureExtraction, extract_clips, run_dataset
-from serkit.experiment.extract_config import ExtractConfig, load_extract_config
-from serkit.experiment.mmsa_files import read_mmsa_pickle
+from serkit.experiment.extraction import cache as clip_cache
+from serkit.experiment.extraction.config import ExtractConfig, load_extract_config
+from serkit.experiment.extraction.extract import FeatureExtraction, extract_clips, run_dataset
+from serkit.experiment.originals.mmsa_files import read_mmsa_pickle
 from serkit.experiment.progress import Quiet
 from serkit.features.face import VISION_SETS
 from serkit.types import InputError

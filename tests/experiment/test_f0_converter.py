@@ -17,9 +17,9 @@ from typer.testing import CliRunner
 
 from serkit.cli import app
 from serkit.experiment.config import ConfigError
-from serkit.experiment.decomposition import DecompositionConfig, run_decomposition
-from serkit.experiment.decomposition_model import load_decomposition
-from serkit.experiment.pitch_converter import load_pitch_converter
+from serkit.experiment.decomposition.model import load_decomposition
+from serkit.experiment.decomposition.pitch_converter import load_pitch_converter
+from serkit.experiment.decomposition.run import DecompositionConfig, run_decomposition
 from serkit.experiment.reports import write_any_report
 from serkit.experiment.tasks import load_task
 from serkit.models.speech_split import F0Converter, F0ConverterConfig
@@ -95,7 +95,7 @@ def test_what_was_killed_goes_on_and_ends_the_same(run, corpus, tmp_path):
     config = settings(corpus, *CONVERTER)
     script = (
         "import sys, pathlib, os, signal\n"
-        "from serkit.experiment import decomposition as d\n"
+        "from serkit.experiment.decomposition import run as d\n"
         "class Killer(d.Quiet):\n"
         "    def advance(self, done):\n"
         "        if (out / 'members/all/state.safetensors').exists():\n"

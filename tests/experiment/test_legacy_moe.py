@@ -7,7 +7,7 @@ import pytest
 
 from serkit import cli
 from serkit.experiment.config import ConfigError, experiment_from_table, load_experiment
-from serkit.experiment.legacy_moe import (
+from serkit.experiment.originals.moe import (
     Translation,
     import_config,
     load_legacy_experiment,

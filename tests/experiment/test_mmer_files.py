@@ -19,7 +19,7 @@ from models import test_mmer_import
 from models.test_mmer_import import CONFIG, our_weights
 from serkit import cli
 from serkit.experiment.config import ConfigError
-from serkit.experiment.mmer_files import import_mmer, read_released_table, score_released
+from serkit.experiment.originals.mmer import import_mmer, read_released_table, score_released
 from serkit.features.speech_encoder import SpeechEncoder, SpeechEncoderConfig
 from serkit.features.text import TextEncoder, TextEncoderConfig, write_text_features
 from serkit.models import mmer_import

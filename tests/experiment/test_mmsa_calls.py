@@ -7,7 +7,7 @@ import pytest
 from experiment.toy_clips import toy_clips
 from serkit.clip_data import write_clip_data
 from serkit.experiment.config import ConfigError
-from serkit.experiment.mmsa_calls import (
+from serkit.experiment.originals.mmsa_calls import (
     DATASETS,
     MMSA_run,
     MSA_run,

@@ -9,7 +9,7 @@ import pytest
 
 from experiment.toy_clips import toy_clips
 from serkit.clip_data import ClipDataError, write_clip_data
-from serkit.experiment.mmsa_files import read_clips, read_mmsa_pickle, write_mmsa_pickle
+from serkit.experiment.originals.mmsa_files import read_clips, read_mmsa_pickle, write_mmsa_pickle
 
 
 def split(n: int, first: int, *, length: int = 5, aligned: bool = False) -> dict[str, Any]:

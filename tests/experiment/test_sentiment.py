@@ -14,15 +14,15 @@ from features.tiny_encoders import text_folder
 from serkit.clip_data import ClipData, Frames, write_clip_data
 from serkit.evaluation.sentiment import sims_scores
 from serkit.experiment.config import ConfigError
-from serkit.experiment.mmsa_files import write_mmsa_pickle
+from serkit.experiment.originals.mmsa_files import write_mmsa_pickle
 from serkit.experiment.progress import Quiet
-from serkit.experiment.sentiment import SentimentConfig, run_sentiment
-from serkit.experiment.sentiment_clips import (
+from serkit.experiment.sentiment.clips import (
     find_sharing,
     group_folds,
     grouping,
     official_fold,
 )
+from serkit.experiment.sentiment.run import SentimentConfig, run_sentiment
 from serkit.experiment.tasks import load_task
 from serkit.experiment.words import headline
 from serkit.sentiment_model import load_sentiment_model
@@ -405,7 +405,7 @@ def test_settings_that_would_do_nothing_are_refused():
 
 
 def test_torchrun_is_refused(monkeypatch):
-    monkeypatch.setattr("serkit.experiment.sentiment.crew_size", lambda: 2)
+    monkeypatch.setattr("serkit.experiment.sentiment.run.crew_size", lambda: 2)
     with pytest.raises(InputError, match="without torchrun"):
         run_sentiment(load_task("self_mm/sims"), out=Path("never"))
 

@@ -17,9 +17,9 @@ from serkit.clip_data import ClipData, write_clip_data
 from serkit.evaluation.predictions import read_predictions
 from serkit.experiment.config import ConfigError
 from serkit.experiment.reports import write_any_report
-from serkit.experiment.sentiment import SentimentConfig, run_sentiment
-from serkit.experiment.sentiment_classes import ClassesConfig, find_classes
-from serkit.experiment.sentiment_clips import chosen_clips
+from serkit.experiment.sentiment.classes import ClassesConfig, find_classes
+from serkit.experiment.sentiment.clips import chosen_clips
+from serkit.experiment.sentiment.run import SentimentConfig, run_sentiment
 from serkit.experiment.tasks import load_task
 from serkit.experiment.words import headline
 from serkit.sentiment_model import load_sentiment_model
@@ -330,8 +330,8 @@ def test_synthetic_clips_of_emotions_are_learned_and_judged(tmp_path):
     for package in ("av", "cv2", "librosa"):
         pytest.importorskip(package)
     from serkit.corpora.synthetic_clips import ClipLook, generate
-    from serkit.experiment.extract import extract_clips
-    from serkit.experiment.extract_config import ExtractConfig
+    from serkit.experiment.extraction.config import ExtractConfig
+    from serkit.experiment.extraction.extract import extract_clips
 
     made = generate(
         tmp_path / "clips",

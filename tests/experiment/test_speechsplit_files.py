@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from serkit.experiment.config import ConfigError
-from serkit.experiment.decomposition import DecompositionConfig, run_decomposition
-from serkit.experiment.decomposition_model import load_decomposition
-from serkit.experiment.speechsplit_files import SpeechSplitFileError, read_speechsplit
+from serkit.experiment.decomposition.model import load_decomposition
+from serkit.experiment.decomposition.run import DecompositionConfig, run_decomposition
+from serkit.experiment.originals.speech_split import SpeechSplitFileError, read_speechsplit
 from serkit.experiment.tasks import load_task
 
 SPEAKERS = ("p226", "p231", "p999")

@@ -17,14 +17,14 @@ from serkit.audio import load_audio
 from serkit.experiment.config import ConfigError, CorpusConfig, check_experiment, preset_names
 from serkit.experiment.progress import Quiet
 from serkit.experiment.tasks import load_task
-from serkit.experiment.transcription import TranscriptionConfig, run_transcription
-from serkit.experiment.transcription_parts import (
+from serkit.experiment.transcription.parts import (
     LengthConfig,
     PartsConfig,
     corpus_symbols,
     read_spoken_corpus,
     read_symbols,
 )
+from serkit.experiment.transcription.run import TranscriptionConfig, run_transcription
 from serkit.features.augment_list import AugmentList
 from serkit.features.fbank import FbankConfig
 from serkit.speech_recogniser import build_fbank, load_speech_recogniser

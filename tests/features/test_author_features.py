@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 
 from serkit.evaluation.predictions import read_predictions
-from serkit.experiment.author_files import read_author_corpus
 from serkit.experiment.config import ConfigError, ExperimentConfig, load_experiment
+from serkit.experiment.originals.timnet import read_author_corpus
 from serkit.experiment.run import run_experiment
 from serkit.features import author_features
 from serkit.features.author_features import AuthorFileError, read_author_features

@@ -14,7 +14,7 @@ import torch
 
 from serkit import cli
 from serkit.corpora import CORPORA
-from serkit.experiment.author_files import import_weights
+from serkit.experiment.originals.timnet import import_weights
 from serkit.models.timnet_keras import KerasWeightsError, load_keras_weights
 from serkit.recognizer import load_recognizer
 from serkit.types import InputError, MissingExtraError

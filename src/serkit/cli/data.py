@@ -125,7 +125,7 @@ def extract(
     as_json: Json = False,
 ) -> None:
     """Turn video clips into features of voice, words and face; a stopped run goes on by itself."""
-    from serkit.experiment.extract_corpus import extract_corpus
+    from serkit.experiment.extraction.corpus import extract_corpus
 
     with Bars(quiet=as_json) as bars:
         result = extract_corpus(

@@ -92,7 +92,7 @@ def score(
     as_json: Json = False,
 ) -> None:
     """Let a recognizer answer for utterances whose truth is known; evaluate reads the table."""
-    from serkit.experiment.mmer_files import score_released
+    from serkit.experiment.originals.mmer import score_released
     from serkit.experiment.scoring import score_manifest
 
     if (session is None) != (audio is None):

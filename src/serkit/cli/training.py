@@ -88,7 +88,7 @@ def train(
     if legacy_moe is None:
         config = load_task(experiment, overrides=settings)
     else:
-        from serkit.experiment.legacy_moe import load_legacy_experiment
+        from serkit.experiment.originals.moe import load_legacy_experiment
 
         config, notes = load_legacy_experiment(legacy_moe, overrides=settings)
 
@@ -143,9 +143,9 @@ def import_weights(
     as_json: Json = False,
 ) -> None:
     """Turn weights of a system's authors into a checkpoint for 'serkit predict'."""
-    from serkit.experiment.author_files import ImportedWeights
-    from serkit.experiment.author_files import import_weights as import_timnet
-    from serkit.experiment.mmer_files import ImportedMmer, import_mmer
+    from serkit.experiment.originals.mmer import ImportedMmer, import_mmer
+    from serkit.experiment.originals.timnet import ImportedWeights
+    from serkit.experiment.originals.timnet import import_weights as import_timnet
 
     imported: ImportedWeights | ImportedMmer
     if system == "timnet":
@@ -171,7 +171,7 @@ def import_config(
     as_json: Json = False,
 ) -> None:
     """Translate settings of the public mixture-of-experts code into an experiment file."""
-    from serkit.experiment.legacy_moe import import_config as run_import
+    from serkit.experiment.originals.moe import import_config as run_import
 
     text, notes = run_import(file, out)
     if as_json:

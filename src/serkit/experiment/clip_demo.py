@@ -37,8 +37,8 @@ from serkit.corpora.labelled_clips import LabelledClip
 from serkit.corpora.manifest import write_manifest
 from serkit.corpora.synthetic import UNSEEN, VOICES, engine_name, speak
 from serkit.evaluation.clip_page import write_clip_page
-from serkit.experiment.extract import extract_clips
-from serkit.experiment.extract_config import ExtractConfig
+from serkit.experiment.extraction.config import ExtractConfig
+from serkit.experiment.extraction.extract import extract_clips
 from serkit.experiment.progress import Progress, Quiet
 from serkit.experiment.run_folder import write_json
 from serkit.experiment.tasks import load_task, run_task
@@ -96,7 +96,7 @@ class DemoClips:
     clips
         As their corpus gives them.
     features
-        Of :func:`serkit.experiment.extract.extract_clips`.
+        Of :func:`serkit.experiment.extraction.extract.extract_clips`.
     asr
         Run folder of the speech recogniser; ``None`` where nothing can speak words.
     asr_metrics

@@ -8,8 +8,8 @@ from typing import Any
 
 from serkit.corpora import get_corpus, load_corpus
 from serkit.corpora.manifest import CorpusError, import_manifest, sort_utterances
-from serkit.experiment.author_files import AuthorCorpus, read_author_corpus
 from serkit.experiment.config import ConfigError, CorpusConfig, ExperimentConfig
+from serkit.experiment.originals.timnet import AuthorCorpus, read_author_corpus
 from serkit.experiment.progress import Progress
 from serkit.features.cache import default_cache_dir
 from serkit.labels import classes_of, map_label

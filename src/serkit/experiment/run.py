@@ -48,6 +48,7 @@ from serkit.experiment.augmented import augmented_views
 from serkit.experiment.card import model_card
 from serkit.experiment.collect import collect_outputs, judge_experts, judge_heard
 from serkit.experiment.config import ExperimentConfig
+from serkit.experiment.decomposition.parts_start import find_start
 from serkit.experiment.examples import (
     encode_transcripts,
     extract_parts,
@@ -62,7 +63,6 @@ from serkit.experiment.examples import (
     spell,
 )
 from serkit.experiment.folds import folds_of
-from serkit.experiment.parts_start import find_start
 from serkit.experiment.progress import Progress, Quiet
 from serkit.experiment.provenance import commit, machine, packages
 from serkit.experiment.reading import CorpusPart, read_experiment_corpus

@@ -19,12 +19,12 @@ from serkit.experiment.config import (
     explain_keys,
     merge_experiment,
 )
-from serkit.experiment.decomposition import DecompositionConfig, run_decomposition
-from serkit.experiment.legacy_decomposed import legacy_overrides
+from serkit.experiment.decomposition.run import DecompositionConfig, run_decomposition
+from serkit.experiment.originals.decomposed import legacy_overrides
 from serkit.experiment.progress import Progress
 from serkit.experiment.run import run_experiment
-from serkit.experiment.sentiment import SentimentConfig, run_sentiment
-from serkit.experiment.transcription import TranscriptionConfig, run_transcription
+from serkit.experiment.sentiment.run import SentimentConfig, run_sentiment
+from serkit.experiment.transcription.run import TranscriptionConfig, run_transcription
 from serkit.types import InputError
 
 __all__ = ["TASKS", "AnyConfig", "explain_task", "load_task", "run_task"]
@@ -46,7 +46,7 @@ def load_task(path_or_preset: Path | str, *, overrides: Sequence[str] = ()) -> A
     ----------
     path_or_preset
         May also be the name of a run of the decomposed system, such as ``tmp_01F``; see
-        :mod:`.legacy_decomposed`.
+        :mod:`serkit.experiment.originals.decomposed`.
 
     Raises
     ------

@@ -9,8 +9,8 @@ fold or on another corpus: otherwise it has heard the speakers that the experime
 The run folder::
 
     config.json              the resolved settings
-    model/                   the decomposition; see serkit.experiment.decomposition_model, and
-                             serkit.experiment.pitch_converter
+    model/                   the decomposition; see serkit.experiment.decomposition.model, and
+                             serkit.experiment.decomposition.pitch_converter
     members/all/             log.jsonl and the state to resume from
     folds/NAME/              with per_fold, instead of these two: log.jsonl and model/ of each fold
     folds.csv                who is in which part
@@ -55,18 +55,19 @@ from serkit.experiment.config import (
     ProtocolConfig,
     Strict,
 )
-from serkit.experiment.decomposition_model import (
+from serkit.experiment.decomposition.model import (
     FRONT_END,
     Decomposition,
     build_parts_front_end,
     load_decomposition,
 )
-from serkit.experiment.decomposition_results import summarise_folds, write_card
-from serkit.experiment.decomposition_samples import draw_contours, draw_samples
+from serkit.experiment.decomposition.parts_start import FOLDS_FOLDER
+from serkit.experiment.decomposition.pitch_converter import PitchConverter, load_pitch_converter
+from serkit.experiment.decomposition.results import summarise_folds, write_card
+from serkit.experiment.decomposition.samples import draw_contours, draw_samples
 from serkit.experiment.examples import mark_speakers, speakers_of
 from serkit.experiment.folds import folds_of
-from serkit.experiment.parts_start import FOLDS_FOLDER
-from serkit.experiment.pitch_converter import PitchConverter, load_pitch_converter
+from serkit.experiment.originals.speech_split import read_speechsplit
 from serkit.experiment.progress import Progress, Quiet
 from serkit.experiment.provenance import commit, machine, packages
 from serkit.experiment.reading import CorpusPart, beside_corpora, read_part
@@ -77,7 +78,6 @@ from serkit.experiment.run_folder import (
     in_run_folder,
     write_json,
 )
-from serkit.experiment.speechsplit_files import read_speechsplit
 from serkit.features import front_end_to_dict
 from serkit.features.cache import ExtractedFeatures, Extractor, extract_features
 from serkit.features.speech_parts import SpeechParts

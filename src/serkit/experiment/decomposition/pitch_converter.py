@@ -1,6 +1,6 @@
 """A trained F0 converter: the melody of one utterance in the rhythm of another.
 
-On disk it is a folder, as that of a decomposition; see :mod:`.decomposition_model`.
+On disk it is a folder, as that of a decomposition; see :mod:`.decomposition.model`.
 
 What an utterance says, and how, with the melody of another, is the work of both: the converter
 places the melody, the decomposition says the utterance again with it::
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from serkit.audio import Waveform
-from serkit.experiment.decomposition_model import (
+from serkit.experiment.decomposition.model import (
     build_parts_front_end,
     extract_parts,
     read_checkpoint,

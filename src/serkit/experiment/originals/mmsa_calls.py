@@ -27,7 +27,7 @@ from serkit.experiment.config import (
     preset_names,
 )
 from serkit.experiment.progress import Progress
-from serkit.experiment.sentiment import SentimentConfig, run_sentiment
+from serkit.experiment.sentiment.run import SentimentConfig, run_sentiment
 
 __all__ = ["DATASETS", "MMSA_run", "MSA_run", "get_config", "get_config_regression"]
 
@@ -138,7 +138,7 @@ def MSA_run(  # noqa: N802  (MMSA's spelling)
     ------
     InputError
         If there is no such model or data set, a key is unknown, or the run cannot be made; see
-        :func:`serkit.experiment.sentiment.run_sentiment`.
+        :func:`serkit.experiment.sentiment.run.run_sentiment`.
     """
     experiment = _experiment(model, dataset).model_dump()
     given = dict(config or {})

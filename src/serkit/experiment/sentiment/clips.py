@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from serkit.clip_data import ClipData, ClipDataError, Frames
-from serkit.experiment.mmsa_files import read_clips
+from serkit.experiment.originals.mmsa_files import read_clips
 from serkit.features.text_cache import extract_texts
 from serkit.models.self_mm import STREAMS
 from serkit.sentiment_model import TEXT_VECTORS, SentimentModel

@@ -36,7 +36,7 @@ from serkit.audio import Waveform
 from serkit.clip_data import LABELS, ClipData, Frames, write_clip_data
 from serkit.corpora.clips import read_clip_corpus
 from serkit.corpora.labelled_clips import LabelledClip
-from serkit.experiment.clip_cache import (
+from serkit.experiment.extraction.cache import (
     ClipOutcome,
     ClipTask,
     extract_to_cache,
@@ -44,9 +44,9 @@ from serkit.experiment.clip_cache import (
     read_entry,
     versions,
 )
-from serkit.experiment.clip_processes import results_of
-from serkit.experiment.extract_config import ExtractConfig, load_extract_config
-from serkit.experiment.mmsa_files import write_mmsa_pickle
+from serkit.experiment.extraction.config import ExtractConfig, load_extract_config
+from serkit.experiment.extraction.processes import results_of
+from serkit.experiment.originals.mmsa_files import write_mmsa_pickle
 from serkit.experiment.progress import Progress, Quiet
 from serkit.features.acoustic import ACOUSTIC_SETS
 from serkit.features.cache import default_cache_dir

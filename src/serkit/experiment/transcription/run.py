@@ -42,7 +42,7 @@ from serkit.experiment.config import ConfigError, CorpusConfig, Strict
 from serkit.experiment.progress import Progress, Quiet
 from serkit.experiment.provenance import commit, machine, packages
 from serkit.experiment.run_folder import Stopwatch, begin_run, in_run_folder, write_json
-from serkit.experiment.transcription_parts import (
+from serkit.experiment.transcription.parts import (
     LengthConfig,
     PartsConfig,
     SpokenCorpus,

@@ -19,7 +19,7 @@ The run folder::
     .lock             held by the process that works here
 
 Where classes are learned instead of numbers, the tables and the report are those of an experiment
-on emotion; see :mod:`.sentiment_classes`.
+on emotion; see :mod:`serkit.experiment.sentiment.classes`.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ from serkit.experiment.config import ConfigError, Strict
 from serkit.experiment.progress import Progress, Quiet
 from serkit.experiment.provenance import commit, machine, packages
 from serkit.experiment.run_folder import Stopwatch, begin_run, in_run_folder, write_json
-from serkit.experiment.sentiment_classes import (
+from serkit.experiment.sentiment.classes import (
     ClassesConfig,
     JudgedMember,
     class_card,
@@ -61,7 +61,7 @@ from serkit.experiment.sentiment_classes import (
     stream_uars,
     write_class_tables,
 )
-from serkit.experiment.sentiment_clips import (
+from serkit.experiment.sentiment.clips import (
     ClipClasses,
     ClipFold,
     clip_fingerprint,

@@ -32,7 +32,7 @@ from serkit.evaluation.scores import score
 from serkit.evaluation.sentiment import SIMS_CLASSES, sims_classes
 from serkit.evaluation.summary import percent
 from serkit.experiment.config import Strict
-from serkit.experiment.sentiment_clips import (
+from serkit.experiment.sentiment.clips import (
     STREAM_LABELS,
     ClipClasses,
     ClipFold,

@@ -19,8 +19,8 @@ from serkit.evaluation.reconstruction import (
     pitch_kept,
 )
 from serkit.evaluation.reconstruction_report import AUDIO_FOLDER, sample_name
-from serkit.experiment.decomposition_model import Decomposition
-from serkit.experiment.pitch_converter import PitchConverter
+from serkit.experiment.decomposition.model import Decomposition
+from serkit.experiment.decomposition.pitch_converter import PitchConverter
 from serkit.features.pitch import track_f0
 from serkit.files import replacing, write_atomically
 from serkit.models.speech_split import CODES

@@ -7,8 +7,8 @@ from typing import cast, get_args
 
 from serkit.corpora import synthetic_clips
 from serkit.corpora.clips import read_clip_corpus
-from serkit.experiment.extract import Extracted, OnFailure, extract_clips
-from serkit.experiment.extract_config import load_extract_config
+from serkit.experiment.extraction.config import load_extract_config
+from serkit.experiment.extraction.extract import Extracted, OnFailure, extract_clips
 from serkit.experiment.progress import Progress, Quiet
 from serkit.features.cache import default_cache_dir
 from serkit.inference.transcribe import TranscriberSettings, open_transcriber
@@ -42,11 +42,11 @@ def extract_corpus(
     root
         Its folder or table. The synthetic corpus is made there if nothing is there yet.
     config
-        See :func:`.extract_config.load_extract_config`.
+        See :func:`serkit.experiment.extraction.config.load_extract_config`.
     transcriber, transcriber_model
         See :func:`serkit.inference.transcribe.open_transcriber`.
 
-    Others are those of :func:`.extract.extract_clips`.
+    Others are those of :func:`serkit.experiment.extraction.extract.extract_clips`.
 
     Raises
     ------

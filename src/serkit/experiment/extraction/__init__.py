@@ -1,0 +1,1 @@
+"""Features of video clips, by any number of processes."""

@@ -1,0 +1,1 @@
+"""What the authors of the five systems publish: their files, settings and calls."""

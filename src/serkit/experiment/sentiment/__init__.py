@@ -1,0 +1,1 @@
+"""Experiments on clips: voice, words and face."""

@@ -1,0 +1,1 @@
+"""Experiments of which the result is a speech recogniser."""
