@@ -80,6 +80,7 @@ def train(
     if folds is not None:
         settings.append(f"protocol.folds_file={json.dumps(str(folds))}")
     from serkit.experiment.tasks import AnyConfig, load_task, run_task
+    from serkit.machine import keep_freed_memory
     from serkit.training.crew import with_crew
     from serkit.training.memory import parse_size
 
@@ -109,6 +110,7 @@ def train(
                 progress=bars,
             )
 
+    keep_freed_memory()  # members may be trained in this process
     report_path = with_crew(run)
     if report_path is None:  # one of torchrun's processes that follow the first
         return

@@ -1,6 +1,13 @@
-"""Small pieces that several models share: masks, masked pooling, reversal, recurrence, stages."""
+"""Small pieces that several models share: masks, masked pooling, reversal, recurrence, stages.
+
+Maps of convolutional networks, ``(batch, n_channels, height, n_frames)``, lie in memory with
+channels last: on a CPU, pools and the statistics of batch norm are then several times as fast. The
+first of them, :func:`convolve_paths`, lays them out so, and what follows keeps to it.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -8,10 +15,12 @@ from torch import Tensor, nn
 
 __all__ = [
     "classify_in_stages",
+    "convolve_paths",
     "lengths_to_mask",
     "mask_frames",
     "masked_mean",
     "mean_over_places",
+    "rectify_valid",
     "reverse_frames",
     "run_lstm",
     "to_image",
@@ -128,11 +137,87 @@ def mask_frames(x: Tensor, n_frames: Tensor) -> Tensor:
     return x.masked_fill(~mask[:, None, None], 0)
 
 
+def rectify_valid(x: Tensor, n_frames: Tensor) -> Tensor:
+    """ReLU with zeros behind the ends of maps, in place: ``x`` is lost.
+
+    Parameters
+    ----------
+    x : (batch, n_channels, height, n_frames), finite, from an operation whose gradient does not
+        need its result: a convolution, batch norm or a pool
+    n_frames : (batch,)
+    """
+    mask = lengths_to_mask(n_frames, x.shape[-1])[:, None, None]
+    return x.mul_(mask.to(x.dtype)).relu_()  # half a dozen times as fast as filling by a mask
+
+
 def mean_over_places(x: Tensor, n_frames: Tensor) -> Tensor:
     """Average ``(batch, n_channels, height, n_frames)`` over height and valid frames."""
     mask = lengths_to_mask(n_frames, x.shape[-1])
-    weight = mask.to(x.dtype) / n_frames.unsqueeze(1)
-    return torch.einsum("bchw,bw->bc", x, weight) / x.shape[2]
+    weight = mask.to(x.dtype) / (x.shape[2] * n_frames.unsqueeze(1))
+    weights = weight.unsqueeze(1).expand(-1, x.shape[2], -1).flatten(1)  # (batch, n_places)
+    places = x.permute(0, 2, 3, 1).flatten(1, 2)  # (batch, n_places, n_channels)
+    return torch.bmm(weights.unsqueeze(1), places).squeeze(1)
+
+
+def convolve_paths(
+    x: Tensor, paths: Sequence[tuple[nn.Conv2d, nn.BatchNorm2d]], *, n_copies: int
+) -> Tensor:
+    """Read one map with several kernels side by side, each followed by its norm.
+
+    Computed as a product of matrices: all kernels of all copies see the same patches, and the
+    result has its channels last.
+
+    Parameters
+    ----------
+    x : (batch, 1, height, n_frames)
+    paths
+        Convolutions with a bias that give maps of one size, and their norms.
+    n_copies
+        Each convolution has the channels of so many copies, one after the other.
+
+    Returns
+    -------
+    joined : (batch, n_channels, height, n_frames), channels ordered by copy, then by path
+    """
+    convs, norms = zip(*paths, strict=True)
+    patches, kernels = [], []
+    n_taps = [conv.weight[0].numel() for conv in convs]
+    for i, conv in enumerate(convs):
+        patches.append(F.unfold(x, conv.kernel_size, padding=conv.padding))
+        others = sum(n_taps[:i]), sum(n_taps[i + 1 :])  # taps of other paths, where it is zero
+        kernels.append(F.pad(conv.weight.flatten(1), others))
+    kernel = _by_copy(kernels, n_copies).t().expand(len(x), -1, -1)
+    bias = _by_copy([conv.bias for conv in convs], n_copies)
+    columns = torch.cat(patches, dim=1)  # (batch, n_taps, n_places)
+    joined = torch.baddbmm(bias, columns.transpose(1, 2), kernel)  # (batch, n_places, n_channels)
+    height = x.shape[2] + 2 * convs[0].padding[0] - convs[0].kernel_size[0] + 1
+    maps = joined.view(len(x), height, -1, joined.shape[2]).permute(0, 3, 1, 2)
+    return _norm_by_path(maps, norms, n_copies)
+
+
+def _by_copy(tensors: Sequence[Tensor], n_copies: int) -> Tensor:
+    """Join along the first axis: what all have of the first copy, of the second, ..."""
+    parts = [tensor.view(n_copies, -1, *tensor.shape[1:]) for tensor in tensors]
+    return torch.cat(parts, dim=1).flatten(0, 1)
+
+
+def _norm_by_path(x: Tensor, norms: Sequence[nn.BatchNorm2d], n_copies: int) -> Tensor:
+    """Norm joined maps of paths of one width in one go; each norm keeps its own statistics."""
+    weight, bias, mean, var = (
+        _by_copy([getattr(norm, name) for norm in norms], n_copies)
+        for name in ("weight", "bias", "running_mean", "running_var")
+    )
+    training, momentum = norms[0].training, norms[0].momentum
+    assert momentum is not None
+    y = F.batch_norm(x, mean, var, weight, bias, training, momentum, norms[0].eps)
+    if training:
+        means, variances = (t.view(n_copies, len(norms), -1).unbind(1) for t in (mean, var))
+        for norm, own_mean, own_var in zip(norms, means, variances, strict=True):
+            buffers = dict(norm.named_buffers())
+            buffers["running_mean"].copy_(own_mean.flatten())
+            buffers["running_var"].copy_(own_var.flatten())
+            buffers["num_batches_tracked"].add_(1)
+    return y
 
 
 def classify_in_stages(

@@ -34,9 +34,10 @@ from torch import Tensor, nn
 
 from serkit.models.layers import (
     classify_in_stages,
+    convolve_paths,
     lengths_to_mask,
-    mask_frames,
     mean_over_places,
+    rectify_valid,
     widened,
 )
 from serkit.models.macnn import Classifier
@@ -95,13 +96,13 @@ class Stem(nn.Module):
 
     def forward(self, x: Tensor, n_frames: Tensor) -> tuple[Tensor, Tensor]:
         """Map ``(batch, 1, height, n_frames)`` to half of both sizes."""
-        paths = (
-            self.norm_frames(self.conv_frames(x)),
-            self.norm_coefs(self.conv_coefs(x)),
-            self.norm_both(self.conv_both(x)),
-        )
-        joined = torch.cat([torch.unflatten(y, 1, (self.n_out, -1)) for y in paths], dim=2)
-        return _halve(mask_frames(F.relu(joined.flatten(1, 2)), n_frames), n_frames, height=True)
+        paths = [
+            (self.conv_frames, self.norm_frames),
+            (self.conv_coefs, self.norm_coefs),
+            (self.conv_both, self.norm_both),
+        ]
+        joined = convolve_paths(x, paths, n_copies=self.n_out)
+        return _halve(rectify_valid(joined, n_frames), n_frames, height=True)
 
 
 class ConvStage(nn.Module):
@@ -120,7 +121,7 @@ class ConvStage(nn.Module):
 
     def forward(self, x: Tensor, n_frames: Tensor) -> tuple[Tensor, Tensor]:
         """Map ``(batch, n_channels, height, n_frames)`` to half of the frames, or of both."""
-        x = mask_frames(F.relu(self.norm(self.conv(x))), n_frames)
+        x = rectify_valid(self.norm(self.conv(x)), n_frames)
         return _halve(x, n_frames, height=self.pool_height)
 
 

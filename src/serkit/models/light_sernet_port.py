@@ -36,7 +36,13 @@ import torch.nn.functional as F
 from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from serkit.models.layers import classify_in_stages, mask_frames, mean_over_places, widened
+from serkit.models.layers import (
+    classify_in_stages,
+    convolve_paths,
+    mean_over_places,
+    rectify_valid,
+    widened,
+)
 from serkit.models.macnn import Classifier
 
 __all__ = ["LightSernetPort", "LightSernetPortConfig", "light_sernet_port_stages"]
@@ -66,8 +72,10 @@ def _shift(x: Tensor, by: Tensor, width: int) -> Tensor:
     """
     source = torch.arange(width, device=x.device) - by.unsqueeze(1)  # (batch, width)
     inside = (source >= 0) & (source < x.shape[-1])
-    index = source.clamp(0, x.shape[-1] - 1)[:, None, None].expand(*x.shape[:-1], -1)
-    return x.gather(-1, index).masked_fill(~inside[:, None, None], 0)
+    index = source.clamp(0, x.shape[-1] - 1)[:, None, :, None]
+    places = x.permute(0, 2, 3, 1)  # so that channels stay last in memory
+    moved = places.gather(2, index.expand(-1, x.shape[2], -1, x.shape[1])).permute(0, 3, 1, 2)
+    return moved.mul_(inside.to(x.dtype)[:, None, None])
 
 
 class Stem(nn.Module):
@@ -88,17 +96,16 @@ class Stem(nn.Module):
 
     def forward(self, x: Tensor, n_frames: Tensor) -> tuple[Tensor, Tensor]:
         """Map ``(batch, 1, height, n_frames)`` to about half the height, 3/2 of the frames."""
-        paths = (
-            self.norm_coefs(self.conv_coefs(x)),
-            self.norm_frames(self.conv_frames(x)),
-            self.norm_both(self.conv_both(x)),
-        )
-        pooled = [
-            F.avg_pool2d(F.pad(mask_frames(F.relu(y), n_frames), (2, 3, 2, 3)), 2) for y in paths
+        paths = [
+            (self.conv_coefs, self.norm_coefs),
+            (self.conv_frames, self.norm_frames),
+            (self.conv_both, self.norm_both),
         ]
+        x = rectify_valid(convolve_paths(x, paths, n_copies=1), n_frames)
+        x = F.avg_pool2d(F.pad(x, (2, 3, 2, 3)), 2)
         n_pooled = (n_frames + 5) // 2
-        width = 3 * pooled[0].shape[-1]
-        joined = [_shift(y, i * n_pooled, width) for i, y in enumerate(pooled)]
+        width = 3 * x.shape[-1]
+        joined = [_shift(y, i * n_pooled, width) for i, y in enumerate(x.chunk(3, dim=1))]
         return joined[0] + joined[1] + joined[2], 3 * n_pooled
 
 
@@ -128,7 +135,7 @@ class ConvStage(nn.Module):
 
     def forward(self, x: Tensor, n_frames: Tensor) -> tuple[Tensor, Tensor]:
         """Map ``(batch, n_channels, height, n_frames)`` to the same sizes."""
-        x = mask_frames(F.relu(self.norm(self.conv(x))), n_frames)
+        x = rectify_valid(self.norm(self.conv(x)), n_frames)
         odd = 0 if self.early else 1
         height = x.shape[2]
         above = (height + odd) // 2

@@ -38,7 +38,13 @@ import torch.nn.functional as F
 from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from serkit.models.layers import classify_in_stages, mask_frames, mean_over_places, widened
+from serkit.models.layers import (
+    classify_in_stages,
+    convolve_paths,
+    mean_over_places,
+    rectify_valid,
+    widened,
+)
 
 __all__ = [
     "MIN_SIZE",
@@ -86,10 +92,8 @@ class Stem(nn.Module):
         """Map ``(batch, 1, height, n_frames)`` to one coefficient and one frame less."""
         x = F.pad(x, (0, max(0, MIN_SIZE - x.shape[-1])))
         n_frames = n_frames.clamp_min(MIN_SIZE) - 1
-        a = F.relu(self.norm_a(self.conv_a(x)))
-        b = F.relu(self.norm_b(self.conv_b(x)))
-        both = [torch.unflatten(y, 1, (self.n_out, -1)) for y in (a, b)]
-        return mask_frames(torch.cat(both, dim=2).flatten(1, 2), n_frames), n_frames
+        paths = [(self.conv_a, self.norm_a), (self.conv_b, self.norm_b)]
+        return rectify_valid(convolve_paths(x, paths, n_copies=self.n_out), n_frames), n_frames
 
 
 class ConvStage(nn.Module):
@@ -109,15 +113,15 @@ class ConvStage(nn.Module):
         x = self.norm(self.conv(x))
         if self.pool:  # before the ReLU, which commutes with a maximum and then has less to do
             x, n_frames = F.max_pool2d(x, 2), n_frames // 2
-        return mask_frames(F.relu(x), n_frames), n_frames
+        return rectify_valid(x, n_frames), n_frames
 
 
 class HeadFusion(nn.Module):
     """Stage 6: attention heads, averaged over places and among themselves.
 
-    Queries, keys and values of all heads are rows of one 1x1 convolution, ordered by copy, head,
-    and query, key, value. It is computed as a product of matrices per copy, with the places of all
-    utterances as columns: on a CPU that is faster than a grouped convolution.
+    Queries, keys and values of all heads are channels of one 1x1 convolution, ordered by copy,
+    head, and query, key, value. It is computed as a product of matrices per copy, with the places
+    of all utterances as rows, so that the softmax runs over neighbours in memory.
     """
 
     def __init__(
@@ -133,16 +137,16 @@ class HeadFusion(nn.Module):
         batch, _, height, width = x.shape
         n_out, n_heads, _, n_hidden = self.shape
         groups, n_places = self.conv.groups, batch * height * width
-        columns = x.reshape(batch, groups, -1, height * width).permute(1, 2, 0, 3)
-        columns = columns.reshape(groups, -1, n_places)  # (groups, n_channels, n_places)
-        weight = self.conv.weight.view(groups, -1, columns.shape[1])
+        rows = x.permute(0, 2, 3, 1).reshape(n_places, groups, -1).transpose(0, 1)
+        weight = self.conv.weight.view(groups, -1, rows.shape[2]).transpose(1, 2)
         assert self.conv.bias is not None
-        parts = torch.baddbmm(self.conv.bias.view(groups, -1, 1), weight, columns)
-        query, key, value = parts.view(n_out * n_heads, 3, n_hidden, n_places).unbind(1)
-        heads = (query * key).softmax(1) * F.relu(value)  # (n_out * n_heads, n_hidden, n_places)
-        means = mean_over_places(heads.view(-1, batch, height, width).transpose(0, 1), n_frames)
-        fused = means.view(batch, n_out, n_heads, n_hidden).mean(2)
-        return fused.flatten(1), n_frames
+        parts = torch.baddbmm(self.conv.bias.view(groups, 1, -1), rows, weight)
+        query, key, value = parts.view(groups, n_places, -1, 3, n_hidden).unbind(3)
+        heads = (query * key).softmax(-1) * F.relu(value)  # (groups, n_places, n_heads, n_hidden)
+        maps = heads.view(groups * batch, height, width, -1).permute(0, 3, 1, 2)
+        means = mean_over_places(maps, n_frames.repeat(groups))
+        fused = means.view(groups, batch, n_out // groups, n_heads, n_hidden).mean(3)
+        return fused.transpose(0, 1).flatten(1), n_frames
 
 
 class Classifier(nn.Module):

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from serkit.machine import usable_cores
+from serkit.machine import keep_freed_memory, usable_cores
 from serkit.types import InputError
 
 __all__ = ["Workers", "default_jobs", "one_thread"]
@@ -157,6 +157,7 @@ def _explained(error: BaseException) -> BaseException:
 def _start_worker(events: Any) -> None:
     global _events
     _events = events
+    keep_freed_memory()
     torch.set_num_threads(1)
     threading.Thread(target=_follow_parent, args=(os.getppid(),), daemon=True).start()
 
