@@ -20,7 +20,7 @@ from serkit.types import InputError
 
 __all__ = ["compare", "section"]
 
-TITLES = {"moe": "Experts and fusion"}
+TITLES = {"moe": "Experts and fusion", "moe_light_sernet": "Experts and fusion over Light-SERNet"}
 
 # Networks whose costs differ by at most this factor are called equal in them.
 ALIKE = 1.3

@@ -36,6 +36,7 @@ KINDS: dict[str, Kind] = {
     "decomposed": "variants",
     "light_sernet": "protocols",
     "moe": "networks",
+    "moe_light_sernet": "networks",
     "timnet": "protocols",
 }
 

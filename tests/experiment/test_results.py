@@ -465,10 +465,10 @@ def test_a_count_of_operations_is_that_by_hand():
     piece = costs.piece_of(config, costs.FOUR_CLASSES)
     assert piece.features.shape == (1, 63, 26)
     # Stem; four 3x3 convolutions after, between and behind two pools; 4 heads x 3 x 64 rows;
-    # means over 15 frames, the rows having been added; classifier.
+    # means over places; classifier.
     places, stem = (12 * 31, 6 * 15), 25 * 62 * 8 * (20 + 16)
     convs = 25 * 62 * 16 * 32 * 9 + places[0] * 32 * 48 * 9 + places[1] * 9 * (48 * 64 + 64 * 80)
-    attention = places[1] * 80 * 768 + 15 * 256
+    attention = places[1] * (80 * 768 + 256)
     assert piece.cost().n_macs == stem + convs + attention + 64 * 4
 
 

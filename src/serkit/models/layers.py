@@ -164,8 +164,8 @@ def convolve_paths(
 ) -> Tensor:
     """Read one map with several kernels side by side, each followed by its norm.
 
-    Computed as a product of matrices: all kernels of all copies see the same patches, and the
-    result has its channels last.
+    Computed as a product of matrices for each path: its kernels of all copies see the same patches,
+    and the result has its channels last.
 
     Parameters
     ----------
@@ -180,16 +180,13 @@ def convolve_paths(
     joined : (batch, n_channels, height, n_frames), channels ordered by copy, then by path
     """
     convs, norms = zip(*paths, strict=True)
-    patches, kernels = [], []
-    n_taps = [conv.weight[0].numel() for conv in convs]
-    for i, conv in enumerate(convs):
-        patches.append(F.unfold(x, conv.kernel_size, padding=conv.padding))
-        others = sum(n_taps[:i]), sum(n_taps[i + 1 :])  # taps of other paths, where it is zero
-        kernels.append(F.pad(conv.weight.flatten(1), others))
-    kernel = _by_copy(kernels, n_copies).t().expand(len(x), -1, -1)
-    bias = _by_copy([conv.bias for conv in convs], n_copies)
-    columns = torch.cat(patches, dim=1)  # (batch, n_taps, n_places)
-    joined = torch.baddbmm(bias, columns.transpose(1, 2), kernel)  # (batch, n_places, n_channels)
+    parts = []
+    for conv in convs:
+        columns = F.unfold(x, conv.kernel_size, padding=conv.padding)  # (batch, n_taps, n_places)
+        kernel = conv.weight.flatten(1).t().expand(len(x), -1, -1)
+        part = torch.baddbmm(conv.bias, columns.transpose(1, 2), kernel)
+        parts.append(part.view(len(x), -1, n_copies, part.shape[2] // n_copies))
+    joined = torch.cat(parts, dim=3).flatten(2)  # (batch, n_places, n_channels)
     height = x.shape[2] + 2 * convs[0].padding[0] - convs[0].kernel_size[0] + 1
     maps = joined.view(len(x), height, -1, joined.shape[2]).permute(0, 3, 1, 2)
     return _norm_by_path(maps, norms, n_copies)
