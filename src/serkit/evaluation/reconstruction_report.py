@@ -104,9 +104,9 @@ def _converter_curves(logs: Sequence[Rows]) -> str:
     """Draw cross-entropies by epoch and, where there is a dev part, the share said nearly right."""
     panels = {
         "Cross-entropy": {
-            "training crops": "train_loss",
-            "dev part": "dev_loss",
-            "dev part, own contour": "dev_loss_own",
+            "train": "train_loss",
+            "dev": "dev_loss",
+            "dev, own contour": "dev_loss_own",
         }
     }
     if "dev_voiced" in logs[0][0]:
