@@ -278,8 +278,15 @@ def test_bad_arguments_are_one_line(serkit, tone_run, tmp_path):
     assert "expected one of" in error_line(
         serkit("predict", clip, "--model", tone_run, "--format", "xml")
     )
-    assert "cannot be written" in error_line(
+    assert "is in a folder that does not exist" in error_line(
         serkit("predict", clip, "--model", tone_run, "--out", tmp_path / "no" / "where.csv")
+    )
+    assert "is a folder: name a file" in error_line(
+        serkit("score", "t.csv", "--model", tone_run, "--out", tmp_path)
+    )
+    assert "--xlsx" in error_line(serkit("compare", tone_run, tone_run, "--xlsx", tmp_path))
+    assert "'--jobs': Input should be greater" in error_line(
+        serkit("predict", clip, "--model", tone_run, "--jobs", "-1")
     )
     assert "unknown corpus 'emobd'" in error_line(serkit("prepare", "emobd", tmp_path))
     assert "name an experiment" in error_line(serkit("train"))

@@ -48,5 +48,6 @@ def checked(kind: type[Settings], values: Mapping[str, Any], *, where: str) -> S
         if problem["type"] == "missing":
             raise InputError(f"{key}: missing; give it a value") from None
         got = json.dumps(problem["input"], default=str)
-        message = problem["msg"][0].lower() + problem["msg"][1:]
+        text = problem["msg"].removeprefix("Value error, ")
+        message = text[0].lower() + text[1:]
         raise InputError(f"{key} = {got}: {message}") from None

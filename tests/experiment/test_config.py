@@ -194,8 +194,25 @@ def test_missing_files_and_presets_are_named(tmp_path):
         load_experiment("timnet/published-2033")
 
 
+def test_a_seed_twice_is_refused():
+    with pytest.raises(ConfigError, match=r"seeds = \[1, 1\]: holds a seed twice"):
+        load_experiment(
+            "timnet/speaker-independent", overrides=["corpus.name=emodb", "seeds=[1, 1]"]
+        )
+
+
+@pytest.mark.parametrize("preset", ["light_sernet/honest", "mmer/honest", "moe/honest"])
+def test_dialogue_partners_and_videos_are_kept_together_by_the_honest_presets(preset):
+    iemocap = load_experiment(preset, overrides=["corpus.name=iemocap"]).protocol
+    assert (iemocap.split, iemocap.dev) == ("leave_one_session_out", "session")
+    mosei = load_experiment(preset, overrides=["corpus.name=cmu_mosei"])
+    assert (mosei.protocol.split, mosei.protocol.n_folds) == ("speaker_folds", 5)
+    assert set(mosei.labels.keep) == {"angry", "happy", "neutral", "sad"}
+
+
 def test_every_key_is_explained():
     text = explain_keys()
+    assert "Undefined" not in text
     for key in ("training.epochs", "protocol.split", "corpus.allow_incomplete", "labels.keep"):
         assert any(line.startswith(f"{key} ") for line in text.splitlines()), key
 

@@ -45,6 +45,24 @@ def test_the_run_folder_holds_what_it_promises(tone_run):
     }
 
 
+def test_several_classes_in_one_label_are_refused_where_each_utterance_has_one(
+    tiny_experiment, tone_corpus, tmp_path
+):
+    table = tmp_path / "joined.csv"
+    table.write_text(
+        "id,path,label,speaker\n"
+        + "".join(
+            f"u{i},{path.as_posix()},{'happy+sad' if i % 3 else 'sad'},s{i % 4}\n"
+            for i, path in enumerate(sorted(tone_corpus.rglob("*.wav")))
+        )
+    )
+    config = load_experiment(
+        "timnet/speaker-independent", overrides=[f"corpus.manifest='{table.as_posix()}'"]
+    )
+    with pytest.raises(InputError, match=r"'happy\+sad' holds several classes: set labels\.multi"):
+        run_experiment(config, out=tmp_path / "out", progress=Quiet())
+
+
 def test_every_utterance_is_predicted_once_by_a_fold_that_did_not_hear_its_speaker(tone_run):
     predictions = rows(tone_run / "predictions.csv")
     assert len(predictions) == 32

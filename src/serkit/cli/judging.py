@@ -8,7 +8,7 @@ from typing import Annotated, Optional
 import typer
 
 from serkit.cli.options import CorporaDir, Json
-from serkit.cli.output import Bars, print_json, print_table
+from serkit.cli.output import Bars, print_json, print_table, require_writable
 from serkit.types import InputError
 
 __all__ = ["compare", "evaluate", "report", "robustness", "score"]
@@ -38,6 +38,7 @@ def compare(
     """Put runs side by side, with a paired test over speakers."""
     from serkit.evaluation.compare import compare_runs
 
+    require_writable("--xlsx", xlsx)
     comparison = compare_runs(runs)
     if xlsx is not None:
         comparison.write_xlsx(xlsx)
@@ -88,13 +89,14 @@ def score(
         Optional[Path], typer.Option(help="With --session: folder of its sounds.")
     ] = None,
     corpora_dir: CorporaDir = None,
-    jobs: Annotated[Optional[int], typer.Option(help="Files at a time.")] = None,
+    jobs: Annotated[Optional[int], typer.Option(min=1, help="Files at a time.")] = None,
     as_json: Json = False,
 ) -> None:
     """Let a recognizer answer for utterances whose truth is known; evaluate reads the table."""
     from serkit.experiment.originals.mmer import score_released
     from serkit.experiment.scoring import score_manifest
 
+    require_writable("--out", out)
     if (session is None) != (audio is None):
         raise InputError(
             "--session and --audio go together: the table of MMER's authors needs both"

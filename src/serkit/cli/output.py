@@ -15,7 +15,7 @@ from serkit.types import InputError
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
-__all__ = ["Bars", "fail_if_any", "print_json", "print_table", "write"]
+__all__ = ["Bars", "fail_if_any", "print_json", "print_table", "require_writable", "write"]
 
 
 class Bars:
@@ -74,6 +74,19 @@ class Bars:
             self.progress.console.print(line, markup=False, highlight=False)
         else:
             print(line, file=sys.stderr)
+
+
+def require_writable(option: str, out: Path | None) -> None:
+    """Refuse a file that cannot be written, before there is anything to write.
+
+    Raises
+    ------
+    InputError
+        If it is a folder, or in none.
+    """
+    if out is not None and (out.is_dir() or not out.parent.is_dir()):
+        what = "is a folder" if out.is_dir() else "is in a folder that does not exist"
+        raise InputError(f"{option} {out}: {what}: name a file")
 
 
 def write(table: str, out: Path | None) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated, Optional
 import typer
 
 from serkit.cli.options import Jobs, Json
-from serkit.cli.output import Bars, fail_if_any, print_json, print_table, write
+from serkit.cli.output import Bars, fail_if_any, print_json, print_table, require_writable, write
 from serkit.types import InputError
 
 __all__ = ["demo", "doctor", "predict", "transcribe"]
@@ -87,9 +87,10 @@ def predict(
         str, typer.Option("--format", help="table, csv, json or jsonl.")
     ] = "table",
     out: Annotated[Optional[Path], typer.Option(help="Write here, not to the screen.")] = None,
-    jobs: Annotated[Optional[int], typer.Option(help="Files at a time.")] = None,
+    jobs: Annotated[Optional[int], typer.Option(min=1, help="Files at a time.")] = None,
 ) -> None:
     """Recognise emotion in recordings; a broken file is a row with its error (exit code 2)."""
+    require_writable("--out", out)
     formats = ("table", "csv", "json", "jsonl")
     if output_format not in formats:
         raise InputError(f"--format {output_format}: expected one of {', '.join(formats)}")
@@ -178,6 +179,7 @@ def transcribe(
         utterances_of_files,
     )
 
+    require_writable("--out", out)
     settings = TranscriberSettings(
         model=model, language=language, decoding="beam" if beam else "greedy"
     )

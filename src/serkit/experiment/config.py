@@ -23,9 +23,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from serkit.features.normalise import Normalise
 from serkit.training.loop import TrainingConfig
@@ -46,6 +46,7 @@ __all__ = [
     "ExperimentConfig",
     "LabelsConfig",
     "ProtocolConfig",
+    "Seeds",
     "Strict",
     "check_experiment",
     "experiment_from_table",
@@ -176,6 +177,15 @@ class ProtocolConfig(Strict):
     )
 
 
+def _refuse_repeated_seeds(seeds: tuple[int, ...]) -> tuple[int, ...]:
+    if len(set(seeds)) < len(seeds):
+        raise ValueError("holds a seed twice, whose members would be the same")
+    return seeds
+
+
+Seeds = Annotated[tuple[int, ...], AfterValidator(_refuse_repeated_seeds)]
+
+
 class ExperimentConfig(Strict):
     """A whole experiment: all folds x seeds of one claim."""
 
@@ -183,7 +193,7 @@ class ExperimentConfig(Strict):
     name: str
     title: str = ""
     system: str
-    seeds: tuple[int, ...] = Field(default=(1,), min_length=1)
+    seeds: Seeds = Field(default=(1,), min_length=1, description="one member per fold for each")
     corpus: CorpusConfig
     test_corpus: CorpusConfig | None = Field(
         default=None, description="second corpus, for the split cross_corpus"
@@ -509,7 +519,8 @@ def _first_problem(error: ValidationError, kind: type[BaseModel]) -> str:
     if problem["type"] == "missing":
         return f"key '{where}' is missing: state it, or a base that does (base = 'timnet/base')"
     got = json.dumps(problem["input"], default=str)
-    message = problem["msg"][0].lower() + problem["msg"][1:]
+    text = problem["msg"].removeprefix("Value error, ")
+    message = text[0].lower() + text[1:]
     return f"{where} = {got}: {message}"
 
 
@@ -557,7 +568,8 @@ def _explain(model: type[BaseModel], prefix: str) -> list[str]:
             continue
         kind = str(field.annotation).replace("typing.", "").replace("NoneType", "none")
         kind = kind.removeprefix("<class '").removesuffix("'>")
-        default = "required" if field.is_required() else f"default {field.get_default()!r}"
+        given = field.get_default(call_default_factory=True, validated_data={})
+        default = "required" if field.is_required() else f"default {given!r}"
         note = f"  {field.description}" if field.description else ""
         lines.append(f"{prefix}{name}  ({kind}; {default}){note}")
     return lines

@@ -86,7 +86,7 @@ from serkit.training.objectives import Term
 from serkit.training.plan import Plan
 from serkit.training.workers import one_thread
 from serkit.transcripts import Symbols
-from serkit.types import Fold
+from serkit.types import Fold, InputError
 
 __all__ = ["run_experiment"]
 
@@ -162,6 +162,8 @@ def _run(
     progress.say(part.description["check"])
     multi = config.labels.multi
     labels = LabelSpace.of(c for u in part.utterances for c in classes_of(u.label, multi=multi))
+    _refuse_joined(labels, multi=multi)
+    _folds(config, part)  # a split that cannot be made is refused before hours of features
     symbols = find_symbols(config, part)
     recognizer_config = _recognizer_config(config, labels, part, symbols)
     recognizer = Recognizer(recognizer_config)
@@ -324,6 +326,16 @@ def _folds(config: ExperimentConfig, part: CorpusPart) -> tuple[list[Fold], froz
         corpora = sorted({u.corpus for u in part.utterances})
         test = tuple(c for c in corpora if c != part.utterances[0].corpus)
     return folds_of(config.protocol, part.utterances, test_corpora=test)
+
+
+def _refuse_joined(labels: LabelSpace, *, multi: bool) -> None:
+    """Refuse several classes in one label where each utterance has one."""
+    joined = [name for name in labels.classes if "+" in name]
+    if joined and not multi:
+        raise InputError(
+            f"the label '{joined[0]}' holds several classes: set labels.multi = true, or map it to "
+            "one with labels.map"
+        )
 
 
 def _protocol(config: ExperimentConfig, folds: Sequence[Fold], leaks: LeakReport) -> dict[str, Any]:

@@ -46,7 +46,7 @@ import serkit
 from serkit.clip_data import ClipData, Frames
 from serkit.evaluation.report import write_report
 from serkit.evaluation.sentiment_report import write_sentiment_report
-from serkit.experiment.config import ConfigError, Strict
+from serkit.experiment.config import ConfigError, Seeds, Strict
 from serkit.experiment.progress import Progress, Quiet
 from serkit.experiment.provenance import commit, machine, packages
 from serkit.experiment.run_folder import Stopwatch, begin_run, in_run_folder, write_json
@@ -163,7 +163,7 @@ class SentimentConfig(Strict):
     name: str
     title: str = ""
     system: str
-    seeds: tuple[int, ...] = Field(default=(1,), min_length=1)
+    seeds: Seeds = Field(default=(1,), min_length=1)
     data: str | None = Field(
         default=None, description="features of clips: our .npz, or a pickle of MMSA"
     )
