@@ -372,3 +372,11 @@ def test_tables_written_by_pandas_are_read(tmp_path: Path) -> None:
     frame.to_csv(tmp_path / "t.csv")  # with the unnamed index column
     utterances = import_manifest(tmp_path / "t.csv")
     assert [(one.label, one.speaker) for one in utterances] == [("sad", "3"), (None, "8")]
+
+
+@pytest.mark.parametrize("word", ["nan", "NaN", "None", "null", "NULL"])
+@pytest.mark.parametrize("header", ["id,path,corpus,speaker,label", "key,file,dataset,spk,emotion"])
+def test_words_for_no_label_are_no_class(word: str, header: str, tmp_path: Path) -> None:
+    table = tmp_path / "t.csv"
+    table.write_text(f"{header}\n1,a.wav,mine,x,sad\n2,b.wav,mine,x,{word}\n", encoding="utf-8")
+    assert [one.label for one in import_manifest(table)] == ["sad", None]

@@ -112,7 +112,7 @@ def other_corpus(run, name: str) -> None:
 def test_one_workbook_holds_systems_by_corpora_and_the_tests(three_runs, tmp_path) -> None:
     other_corpus(three_runs[2], "emodb")
     comparison = compare_runs(three_runs)
-    assert len(comparison.pairs) == 1
+    assert [pair.test is None for pair in comparison.pairs] == [False, True]
     book = load_workbook(comparison.write_xlsx(tmp_path / "all.xlsx"))
     assert book.sheetnames == [
         "summary",
@@ -190,3 +190,23 @@ def test_sets_over_other_classes_say_why_they_are_not_tested(tmp_path, toy) -> N
 def test_no_run_at_all_is_refused() -> None:
     with pytest.raises(InputError, match="no runs to compare"):
         compare_runs([])
+
+
+def test_runs_on_two_corpora_say_why_they_are_not_tested(tmp_path, write_toy_run) -> None:
+    a, b = write_toy_run(tmp_path / "a", name="a"), write_toy_run(tmp_path / "b", name="b")
+    other_corpus(b, "emodb")
+    comparison = compare_runs([a, b])
+    (pair,) = comparison.pairs
+    assert pair.verdict == (
+        "b and a cannot be compared: not tested: no utterances in common (EMODB and Synthetic "
+        "Voices)."
+    )
+    assert comparison.pair_rows()[0]["p"] == "–"
+
+
+@pytest.mark.parametrize("place", ["none/all.xlsx", "a"])
+def test_a_workbook_that_cannot_be_written_is_one_line(tmp_path, write_toy_run, place) -> None:
+    comparison = compare_runs([write_toy_run(tmp_path / "a")])
+    with pytest.raises(InputError, match="cannot be written") as caught:
+        comparison.write_xlsx(tmp_path / place)
+    assert "\n" not in str(caught.value)

@@ -288,6 +288,21 @@ def test_what_has_no_effect_or_another_one_is_said(settings, word):
         ({"MoE": True, "MODEL_TYPE": "LightSERNet"}, "MODEL_TYPE = LightSERNet came to the code"),
         ({"EMOTIONS_TO_USE": {"09": "xxx"}}, "no emotion has the code '09' in iemocap of 2025"),
         ({"DATASET": "cmu", "EMOTIONS_TO_USE": {"0": "happy"}}, "leave it out"),
+        ({"MODEL_NAME": "../esc"}, "MODEL_NAME = '../esc'"),
+        ({"MODEL_NAME": r"a\b"}, "MODEL_NAME = "),
+        ({"MODEL_NAME": ".."}, "MODEL_NAME = '..'"),
+        ({"MODEL_NAME": ""}, "MODEL_NAME = ''"),
+        ({"SEEDS": [1, 1]}, r"SEEDS = \[1, 1\]: holds a seed twice"),
+        ({"T_STRIDE": 1e-9}, "T_STRIDE = 1e-09: makes n_samples 0 samples"),
+        ({"T_STRIDE": 1.60001}, "T_STRIDE = 1.60001: makes test_hop 0 samples"),
+        ({"T_OVERLAP": 1.99999}, "T_OVERLAP = 1.99999: makes train_hop 0 samples"),
+        ({"VALIDATION_OVERLAP": 1.99999}, "VAL_OVERLAP = 1.99999: makes test_hop 0 samples"),
+        ({"attention_head": 0}, "attention_head = 0"),
+        ({"attention_hidden": -1}, "attention_hidden = -1"),
+        ({"EMOTIONS_TO_USE": {}}, "EMOTIONS_TO_USE: keeps no class"),
+        ({"EMOTIONS_TO_USE": {"03": "h", "07": "h"}}, "EMOTIONS_TO_USE: keeps happy, expected"),
+        ({"EMO_THRESHOLD": float("nan")}, "EMO_THRESHOLD = NaN"),
+        ({"EMO_THRESHOLD": 3.0}, "EMO_THRESHOLD = 3.0"),
     ],
 )
 def test_contradictions_and_mistakes_are_one_sentence(settings, message):
@@ -314,13 +329,22 @@ def test_files_that_cannot_be_read_are_named(tmp_path):
         import_config(path, path / "out.toml")
 
 
+def test_an_experiment_file_that_exists_is_kept(tmp_path):
+    path, out = tmp_path / "config.toml", tmp_path / "out.toml"
+    path.write_text("EPOCHS = 3", encoding="utf-8")
+    out.write_text("mine", encoding="utf-8")
+    with pytest.raises(InputError, match=r"out\.toml: already exists"):
+        import_config(path, out)
+    assert out.read_text(encoding="utf-8") == "mine"
+
+
 @pytest.mark.parametrize(
     "settings",
     [
         {},
         {"MIXTUREOFEXPERTS": True, "FUSION_LEVEL": 3, "SEEDS": [1, 2], "DATASET": "ravdess"},
         {"DATASET": "cmu", "DATASET_PATH": 'a "b" \\ c', "MIXTUREOFEXPERTS": True},
-        {"EMOTIONS_TO_USE": {"03": "happy", "07": "happy"}, "LEARNING_RATE": 1e-5},
+        {"EMOTIONS_TO_USE": {"03": "happy", "04": "sad", "07": "happy"}, "LEARNING_RATE": 1e-5},
     ],
 )
 def test_the_written_experiment_is_the_translated_one(settings, tmp_path):

@@ -166,3 +166,11 @@ def test_vectors_that_an_encoder_wrote_are_its_own(tmp_path, name):
     with torch.no_grad():
         expected, _ = encoder(*encoder.tokenize(["Hello world"]))
     np.testing.assert_allclose(read.text[: read.n_tokens[0]], expected[0].numpy(), atol=1e-6)
+
+
+@pytest.mark.parametrize("identity", ["a/../../x", "../x", "/x", "..\\x"])
+def test_ids_that_lead_outside_the_folder_are_refused(tmp_path, identity):
+    encoder = build_text_encoder("small", {})
+    with pytest.raises(InputError, match="leads outside"):
+        write_text_features(tmp_path / "vectors", encoder, {"one": "hello", identity: "hello"})
+    assert not list(tmp_path.rglob("*.npy"))

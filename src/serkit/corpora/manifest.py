@@ -60,6 +60,7 @@ _NUMBERS = frozenset(
 )
 _REQUIRED = ("id", "path", "corpus", "speaker")
 _PARTS = ("train", "dev", "test")
+_NO_LABEL = ("nan", "none", "null")  # as other programs write an empty cell
 _UNKNOWN_SPEAKER = "unknown"
 
 # Field of an utterance -> column names under which other people's tables hold it, likeliest first.
@@ -579,7 +580,7 @@ def _utterance(
     values: dict[str, Any] = {"label": None}
     for name in _FIELDS:
         cell = cells.get(name, "")
-        if not cell:
+        if not cell or (name == "label" and cell.strip().lower() in _NO_LABEL):
             continue
         if name in _NUMBERS:
             try:

@@ -58,7 +58,7 @@ class ComparedRun:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ComparedPair:
-    """A run against the first run on its corpus.
+    """A run against the first run on its corpus; the first on a further corpus against the first.
 
     ``test`` is ``None`` where nothing can be paired, and ``caveats`` then says why; ``p_adjusted``
     is p after Holm's rule over all tests of the comparison.
@@ -183,7 +183,13 @@ class Comparison:
         return content
 
     def write_xlsx(self, path: Path | str) -> Path:
-        """Write one workbook over all runs: summary, corpora, tests, recalls, folds."""
+        """Write one workbook over all runs: summary, corpora, tests, recalls, folds.
+
+        Raises
+        ------
+        InputError
+            If the file cannot be written.
+        """
         sheets = [self._summary_sheet()]
         if len({run.folder.corpus_title for run in self.runs}) > 1:
             sheets += [self._corpora_sheet(metric) for metric in self.runs[0].intervals]
@@ -193,7 +199,13 @@ class Comparison:
         if self.runs[0].folder.predictions.multi_label:
             sheets.append(self._classes_sheet("uar", "two-class UAR per class"))
         sheets.append(self._folds_sheet())
-        return save_sheets(path, sheets)
+        try:
+            return save_sheets(path, sheets)
+        except OSError as error:
+            reason = error.strerror or type(error).__name__
+            raise InputError(
+                f"{path}: cannot be written ({reason}): name a file in a folder that exists"
+            ) from None
 
     def _summary_sheet(self) -> Sheet:
         rows: list[dict[str, Cell]] = []
@@ -351,6 +363,8 @@ def compare_runs(
         if corpus in first:
             pairs.append(_pair(run, first[corpus], n_replicates=n_replicates, seed=seed))
         else:
+            if first:
+                pairs.append(_untested(run, runs[0]))
             first[corpus] = run
     tested = [index for index, pair in enumerate(pairs) if pair.test is not None]
     adjusted = holm([test.p for pair in pairs if (test := pair.test) is not None])
@@ -390,6 +404,19 @@ def _pair(run: ComparedRun, against: ComparedRun, *, n_replicates: int, seed: in
         test=test,
         p_adjusted=None,
         caveats=tuple(caveats),
+    )
+
+
+def _untested(run: ComparedRun, against: ComparedRun) -> ComparedPair:
+    """Say that runs on two corpora are not tested against each other."""
+    corpora = f"{run.folder.corpus_title} and {against.folder.corpus_title}"
+    return ComparedPair(
+        corpus=run.folder.corpus_title,
+        run=run.name,
+        against=against.name,
+        test=None,
+        p_adjusted=None,
+        caveats=(f"not tested: no utterances in common ({corpora})",),
     )
 
 

@@ -24,7 +24,7 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
 
 import numpy as np
@@ -449,8 +449,20 @@ def write_text_features(
     Returns
     -------
     The folder.
+
+    Raises
+    ------
+    InputError
+        If an id leads outside the folder; nothing is written then.
     """
     folder = Path(folder)
+    for identity in texts:
+        inside = PurePosixPath(identity.replace("\\", "/"))
+        if inside.is_absolute() or ".." in inside.parts:
+            raise InputError(
+                f"utterance id '{identity}' leads outside {folder}: expected one without '..' that "
+                "does not begin with a separator"
+            )
     encoder.eval()
     for identity, text in texts.items():
         vectors, _ = encoder(*encoder.tokenize([clean_transcript(text)]))

@@ -332,7 +332,7 @@ class FasterWhisperTranscriber:
             from faster_whisper import WhisperModel
         except ImportError:
             raise MissingExtraError(
-                "faster-whisper", extra="asr", needed_for="--with faster-whisper"
+                "faster-whisper", extra="asr", needed_for="recogniser faster-whisper"
             ) from None
         weights = file_sha256(folder / "model.bin")[:12]
         self.model_id = f"{folder.name}@{weights} {settings.language} {settings.task}"
@@ -385,7 +385,7 @@ class VoskTranscriber:
         try:
             import vosk
         except ImportError:
-            raise MissingExtraError("vosk", extra="asr", needed_for="--with vosk") from None
+            raise MissingExtraError("vosk", extra="asr", needed_for="recogniser vosk") from None
         vosk.SetLogLevel(-1)
         self._vosk: Any = vosk
         try:
@@ -485,7 +485,7 @@ def _open_transformers(settings: TranscriberSettings) -> Transcriber:
         import transformers
     except ImportError:
         raise MissingExtraError(
-            "transformers", extra="encoders", needed_for="--with transformers"
+            "transformers", extra="encoders", needed_for="recogniser transformers"
         ) from None
     if kind == "whisper":
         return WhisperTranscriber(settings, folder)
@@ -619,12 +619,15 @@ def transcript_table(rows: Sequence[TranscriptRow]) -> str:
 
 def _folder(settings: TranscriberSettings, backend: str, expected: str) -> Path:
     if settings.model is None:
-        raise AsrUnavailableError(f"--with {backend} needs a model: give --model, {expected}")
+        raise AsrUnavailableError(
+            f"recogniser {backend} needs a model, {expected}: give --model to 'serkit "
+            "transcribe', or --transcriber-model where its words are used"
+        )
     folder = Path(settings.model).expanduser()
     if not folder.is_dir():
         raise AsrUnavailableError(
-            f"--with {backend}: {folder} is no folder on this machine: give {expected}; nothing is "
-            "fetched"
+            f"recogniser {backend}: {folder} is no folder on this machine: give {expected}; "
+            "nothing is fetched"
         )
     return folder
 

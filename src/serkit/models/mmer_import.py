@@ -14,6 +14,7 @@ masked in training.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -99,7 +100,10 @@ def load_mmer_weights(
         if path.suffix == ".safetensors":
             loaded: Any = load_file(path)
         else:
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
+            with warnings.catch_warnings():
+                # Whether the file can be read is said below, in one line.
+                warnings.filterwarnings("ignore", message="Detected pickle protocol")
+                loaded = torch.load(path, map_location="cpu", weights_only=True)
     # A damaged pickle fails with whatever error the first wrong byte leads to.
     except Exception as error:
         reason = " ".join(str(error).split())[:120] or type(error).__name__

@@ -44,6 +44,7 @@ Version = Literal["2022", "2025"]
 
 _RATE = 16_000
 _VALIDATION_OVERLAP = 1.6
+_HIGHEST_SCORE = 3  # of an emotion in CMU-MOSEI
 
 # Names of 2022 -> what they are called in 2025.
 _NAMES_OF_2022 = {
@@ -135,15 +136,15 @@ class _Settings:
     SPEAKER_IND: StrictBool = False
     RUN_INFERENCE: Literal["Validation", "Test"] = "Validation"
     SKIP_TRAIN: StrictBool = False
-    attention_head: StrictInt = 4
-    attention_hidden: StrictInt = 64
+    attention_head: Annotated[StrictInt, Field(gt=0)] = 4
+    attention_hidden: Annotated[StrictInt, Field(gt=0)] = 64
     acc_type: Literal["average_no_softmax", "average_softmax", "majority_vote"] = (
         "average_no_softmax"
     )
     overlapTime: dict[str, float] | None = None  # noqa: N815  (the code's name)
     impro_or_script: Literal["impro", "script", "all", "both"] = "impro"
     EMOTIONS_TO_USE: dict[str, str] | None = None
-    EMO_THRESHOLD: float = 0.5
+    EMO_THRESHOLD: Annotated[FiniteFloat, Field(gt=0, lt=_HIGHEST_SCORE)] = 0.5
 
     @property
     def several_labels(self) -> bool:
@@ -244,8 +245,11 @@ def import_config(path: Path, out: Path | None) -> tuple[str, tuple[str, ...]]:
     Raises
     ------
     InputError
-        If the file cannot be used (see :func:`read_legacy`) or ``out`` cannot be written.
+        If the file cannot be used (see :func:`read_legacy`), or ``out`` exists or cannot be
+        written.
     """
+    if out is not None and out.exists():
+        raise InputError(f"{out}: already exists: remove it, or name another file")
     translation = read_legacy(path)
     experiment_from_table(translation.table, source=str(path))  # a number may be out of range
     text = translation.to_toml(source=path.name)
@@ -343,6 +347,14 @@ def _refuse_what_has_no_counterpart(legacy: _Settings, flat: Table, version: Ver
                 f"{name} = {flat[name]}: the preset is made for {expected}; leave it out, and "
                 "change keys of front_end in the translated experiment (serkit import-config)"
             )
+    name = legacy.MODEL_NAME
+    if not name.strip() or name in (".", "..") or "/" in name or "\\" in name:
+        raise InputError(
+            f"MODEL_NAME = {name!r}: the run folder has this name; expected a name without "
+            "separators, such as 'test'"
+        )
+    if len(set(legacy.SEEDS or ())) < len(legacy.SEEDS or ()):
+        raise InputError(f"SEEDS = {list(legacy.SEEDS or ())}: holds a seed twice; keep one")
     if legacy.SKIP_TRAIN:
         raise InputError(
             "SKIP_TRAIN = true trains nothing: a finished run is judged again by 'serkit report "
@@ -447,6 +459,11 @@ def _labels(legacy: _Settings, version: Version) -> Table:
     if {"happy", "excited"} <= kept:  # the code calls both happy
         labels["map"] = {"excited": "happy"}
         kept.remove("excited")
+    if len(kept) < 2:
+        raise InputError(
+            f"EMOTIONS_TO_USE: keeps {' and '.join(kept) or 'no class'}, expected at least two "
+            "classes; leave it out for the usual ones"
+        )
     return labels | {"keep": sorted(kept)}
 
 
@@ -476,9 +493,25 @@ def _view(legacy: _Settings, version: Version) -> Table:
             "train_hop": round(_hop_s(length, trained) * _RATE),
             "test_hop": to_samples(_hop_s(length, judged) * _RATE),
         }
+        _refuse_no_samples(view, legacy)
     if legacy.acc_type != "average_no_softmax":
         view["aggregation"] = legacy.acc_type
     return view
+
+
+def _refuse_no_samples(view: Table, legacy: _Settings) -> None:
+    usual = legacy.VAL_OVERLAP == _VALIDATION_OVERLAP
+    settings = {
+        "n_samples": "T_STRIDE",
+        "train_hop": "T_OVERLAP",
+        "test_hop": "T_STRIDE" if usual else "VAL_OVERLAP",
+    }
+    for key, name in settings.items():
+        if view[key] < 1:
+            raise InputError(
+                f"{name} = {getattr(legacy, name)}: makes {key} {view[key]} samples at {_RATE} Hz, "
+                "expected at least 1; change T_STRIDE or the overlap"
+            )
 
 
 def _hop_s(length_s: float, overlap_s: float) -> float:
