@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from safetensors.torch import load_file, save_file
 
 import serkit
 from serkit.recognizer import Recognizer, RecognizerConfig, find_checkpoint, load_recognizer
@@ -125,6 +126,7 @@ def test_a_missing_checkpoint_names_the_places(tmp_path):
     ("text", "message"),
     [
         ("{", "not valid JSON"),
+        ("[" * 100_000, "not valid JSON"),
         ("[]", "checkpoint format 'list'"),
         ('{"format": 99}', "checkpoint format 99, expected 1"),
         ('{"format": 1}', "damaged or incomplete"),
@@ -151,6 +153,12 @@ def test_damaged_configs_are_refused(checkpoint, text, message):
         ("view", {"kind": "sideways"}, "view.kind is 'sideways'"),
         ("classes", ["happy"], "at least two classes"),
         ("classes", ["happy", "sad", "new"], "weights do not fit"),
+        ("model", {"name": "timnet", "n_classes": 3}, "model.n_classes = 3, expected 2, one for"),
+        ("model", {"name": "timnet", "n_filters": 10**6}, "settings cannot be built"),
+        ("view", {"kind": "fixed", "n_samples": 10**13}, "view.n_samples = 10+, expected at most"),
+        ("front_end", {"name": "mfcc", "sample_rate": 10**12}, "sample_rate = 10+ Hz, expected at"),
+        ("channel", "x", "channel is 'x', expected one of mean, first"),
+        ("trained_on", 5, "trained_on is 5, expected a table"),
     ],
 )
 def test_configs_that_lie_are_refused(checkpoint, key, value, message):
@@ -186,6 +194,27 @@ def test_truncated_weights_are_refused(checkpoint):
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(InputError, match="not a readable safetensors file"):
         load_recognizer(checkpoint)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda weight: torch.full_like(weight, torch.nan), "weights that are not finite"),
+        (lambda weight: weight.long(), "as torch.int64, expected floating-point"),
+    ],
+)
+def test_weights_that_make_answers_worthless_are_refused(checkpoint, damage, message):
+    path = checkpoint / "model.safetensors"
+    weights = load_file(path)
+    save_file(weights | {"model.head.weight": damage(weights["model.head.weight"])}, path)
+    with pytest.raises(InputError, match=f"'model.head.weight' .*{message}"):
+        load_recognizer(checkpoint)
+
+
+def test_scores_that_are_not_finite_are_no_answer(recognizer):
+    recognizer.norm.mean.fill_(torch.nan)
+    with pytest.raises(InputError, match="'toy' gave scores that are not finite"):
+        recognizer.predict(tone(300), RATE)
 
 
 def test_weights_without_config_are_no_checkpoint(checkpoint):

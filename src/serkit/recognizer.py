@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -61,6 +61,8 @@ Batch = Mapping[str, Tensor]
 FORMAT = 1  # of config.json; raised when an older serkit could misread a newer checkpoint
 FROZEN_FILE = "frozen.safetensors"
 
+_MAX_RATE = 1_000_000  # Hz
+_MAX_PIECE = 100_000_000  # samples: over an hour at 22,050 Hz, 400 MB
 _SEGMENTS_AT_ONCE = 64  # lengths of a segment, beyond twice which a recording is cut up
 
 
@@ -115,7 +117,7 @@ class Recognizer(nn.Module):
     Raises
     ------
     InputError
-        If a name or a setting is unknown.
+        If a name or a setting is unknown, out of bounds, or does not fit the label space.
     """
 
     def __init__(self, config: RecognizerConfig) -> None:
@@ -125,6 +127,7 @@ class Recognizer(nn.Module):
         front_end = dict(config.front_end)
         self.front_end_name = front_end.pop("name")
         self.front_end = build_front_end(self.front_end_name, front_end)
+        self._require_bounds(config)
         if not self.listens and config.text is None:
             raise InputError(
                 "front_end.name = 'none' is for recognizers that read: add [text], or choose a "
@@ -159,7 +162,30 @@ class Recognizer(nn.Module):
         if config.speakers:
             given["n_speakers"] = len(config.speakers)
         self.model = build_model(self.model_name, given | model)
+        n_classes = model_to_dict(self.model)["n_classes"]
+        if n_classes != len(self.labels):
+            raise InputError(
+                f"model.n_classes = {n_classes}, expected {len(self.labels)}, one for each of the "
+                f"classes {', '.join(self.labels.classes)}: leave it out"
+            )
         self.config = config
+
+    def _require_bounds(self, config: RecognizerConfig) -> None:
+        """Refuse settings that would be noticed in the middle of the first prediction."""
+        if config.channel not in get_args(Channel):
+            raise InputError(
+                f"channel is {config.channel!r}, expected one of {', '.join(get_args(Channel))}"
+            )
+        if not isinstance(config.trained_on, Mapping):
+            raise InputError(f"trained_on is {config.trained_on!r}, expected a table of settings")
+        if self.sample_rate > _MAX_RATE:
+            raise InputError(
+                f"front_end.sample_rate = {self.sample_rate} Hz, expected at most {_MAX_RATE} Hz"
+            )
+        if isinstance(self.view, FixedView | SegmentsView) and self.view.n_samples > _MAX_PIECE:
+            raise InputError(
+                f"view.n_samples = {self.view.n_samples}, expected at most {_MAX_PIECE}"
+            )
 
     def _second_front_end(self, settings: Mapping[str, Any] | None) -> FrontEnd | None:
         if settings is None:
@@ -177,6 +203,11 @@ class Recognizer(nn.Module):
                 f"{self.sample_rate} Hz: set one sample_rate for both"
             )
         return front_end
+
+    @property
+    def name(self) -> str:
+        """What it is called in predictions."""
+        return str(self.config.trained_on.get("name", self.config.system))
 
     @property
     def sample_rate(self) -> int:
@@ -410,6 +441,11 @@ class Recognizer(nn.Module):
         Returns
         -------
         scores : (n_waveforms, n_classes); see :meth:`pool`
+
+        Raises
+        ------
+        InputError
+            If a score is not finite.
         """
         self.eval()
         n_samples = torch.tensor([len(w) for w in waveforms])
@@ -431,6 +467,11 @@ class Recognizer(nn.Module):
             batch |= {"parts": parts, "n_parts": n_parts}
         logits = self(batch)["emotion"].float()
         scores: np.ndarray = self.pool(logits, owners, len(waveforms)).cpu().numpy()
+        if not np.isfinite(scores).all():
+            raise InputError(
+                f"'{self.name}' gave scores that are not finite: its weights are damaged, or the "
+                "sound is far beyond [-1, 1]; load another checkpoint, or scale the sound"
+            )
         return scores
 
     def windows(self, waveform: Waveform) -> list[tuple[int, int]]:
@@ -527,7 +568,7 @@ class Recognizer(nn.Module):
             end_s=duration_s,
             label=self.labels[int(mean.argmax())],
             scores={c: float(s) for c, s in zip(self.labels.classes, mean, strict=True)},
-            model=str(self.config.trained_on.get("name", self.config.system)),
+            model=self.name,
             notes=notes,
         )
 
@@ -559,8 +600,8 @@ class Recognizer(nn.Module):
             )
         elif self.text_encoder is not None and text is None:
             raise InputError(
-                f"{name}: this recognizer reads what is said as well: give the words with "
-                "--text (text=...)"
+                f"{name}: this recognizer reads what is said as well: give the words with --text "
+                "(text=...), or in a column 'transcript' of the manifest"
             )
 
     def _require_width(self, name: str, text_features: NDArray[np.float32]) -> None:
@@ -675,7 +716,7 @@ def load_recognizer(name_or_folder: Path | str) -> Recognizer:
     folder = find_checkpoint(name_or_folder)
     try:
         saved = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise InputError(f"{folder / CONFIG_FILE}: not valid JSON ({error})") from None
     if not isinstance(saved, dict) or saved.get("format") != FORMAT:
         got = saved.get("format") if isinstance(saved, dict) else type(saved).__name__
@@ -690,18 +731,47 @@ def load_recognizer(name_or_folder: Path | str) -> Recognizer:
     except InputError as error:
         raise InputError(f"{folder / CONFIG_FILE}: {error}") from None
     except (TypeError, ValueError, KeyError, AttributeError) as error:
-        raise InputError(f"{folder / CONFIG_FILE}: damaged or incomplete ({error})") from None
+        raise InputError(
+            f"{folder / CONFIG_FILE}: damaged or incomplete ({_one_line(error)})"
+        ) from None
+    except (RuntimeError, MemoryError, OverflowError) as error:  # sizes beyond this machine
+        raise InputError(
+            f"{folder / CONFIG_FILE}: a recognizer of these settings cannot be built "
+            f"({_one_line(error)})"
+        ) from None
     weights = load_tensors(folder / WEIGHTS_FILE)
     if (folder / FROZEN_FILE).exists():
         weights |= load_tensors(folder / FROZEN_FILE)
     try:
         recognizer.load_state_dict(weights)
     except RuntimeError as error:
-        detail = " ".join(str(error).split())[:300]
         raise InputError(
-            f"{folder / WEIGHTS_FILE}: weights do not fit {CONFIG_FILE} ({detail})"
+            f"{folder / WEIGHTS_FILE}: weights do not fit {CONFIG_FILE} ({_one_line(error)})"
         ) from None
+    _require_sound_weights(folder, recognizer, weights)
     return recognizer.eval()
+
+
+def _require_sound_weights(
+    folder: Path, recognizer: Recognizer, weights: Mapping[str, Tensor]
+) -> None:
+    """Refuse weights that are loaded without complaint and make every answer worthless."""
+    for name, own in recognizer.state_dict().items():
+        if own.is_floating_point() and not weights[name].is_floating_point():
+            raise InputError(
+                f"{folder}: damaged: '{name}' is stored as {weights[name].dtype}, expected "
+                "floating-point weights; fetch or train the checkpoint again"
+            )
+    for name, weight in recognizer.named_parameters():
+        if not torch.isfinite(weight).all():
+            raise InputError(
+                f"{folder}: damaged: '{name}' holds weights that are not finite; fetch or train "
+                "the checkpoint again"
+            )
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
 
 
 def _save_shared(path: Path, tensors: Mapping[str, Tensor], *, shared: Path | None) -> None:

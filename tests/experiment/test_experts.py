@@ -172,6 +172,19 @@ def test_experts_that_do_not_fit_are_refused(checkpoint, tmp_path):
         join_experts(mixed, out)
 
 
+def test_experts_that_do_not_say_what_they_were_taken_from_are_refused(checkpoint, tmp_path):
+    folders = export_experts(checkpoint(), tmp_path / "experts")
+    path = folders[1] / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    whole = config["trained_on"]["expert_of"]
+    no_head = {name: value for name, value in whole.items() if name != "head"}
+    for damaged in (no_head, 5, whole | {"model": 5}, whole | {"model": {"name": "timnet"}}):
+        config["trained_on"]["expert_of"] = damaged
+        path.write_text(json.dumps(config), encoding="utf-8")
+        with pytest.raises(InputError, match=r"trained_on.expert_of is damaged: expected checkp"):
+            join_experts(folders, tmp_path / "joined")
+
+
 def test_folders_in_use_are_left_alone(checkpoint, tmp_path):
     mixture = checkpoint()
     folders = export_experts(mixture, tmp_path / "experts")

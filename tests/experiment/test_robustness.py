@@ -282,6 +282,9 @@ def test_what_cannot_be_judged_under_is_refused(tmp_path):
     for word in ("loud", "nan", "inf"):
         with pytest.raises(InputError, match=f"--snr {word}: not a number, expected dB"):
             NoisePlan.parse("pink", f"10,{word}")
+    for word in ("-61", "1e9"):
+        with pytest.raises(InputError, match=f"--snr {word}: expected -60 to 120 dB"):
+            NoisePlan.parse("pink", f"10,{word}")
     with pytest.raises(InputError, match="--noise recorded: name the folder"):
         NoisePlan.parse("recorded", "0")
     for noise, snr in (("", "0"), ("pink", " , ")):
@@ -330,6 +333,41 @@ def test_several_classes_per_utterance_are_refused(tmp_path):
     write_predictions(tmp_path / "predictions.csv", table)
     with pytest.raises(InputError, match="several classes per utterance, expected one"):
         measure_robustness(tmp_path, NoisePlan.parse("pink", "0"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"multi_label": True}, "several classes per utterance, expected one"),
+        (
+            {
+                "front_end": {"name": "none"},
+                "text": {"name": "precomputed", "folder": "vectors", "width": 4},
+                "model": {"name": "mmer", "streams": "text", "n_symbols": 0},
+            },
+            "hears no sound",
+        ),
+    ],
+)
+def test_checkpoints_whose_answers_in_noise_mean_nothing_are_refused(
+    recognizer, tone_corpus, tmp_path, settings, message
+):
+    folder = Recognizer(replace(recognizer.config, normalise="none", **settings)).save(
+        tmp_path / "m"
+    )
+    manifest = tmp_path / "table.csv"
+    write_manifest(manifest, corpus_utterances(tone_corpus))
+    with pytest.raises(InputError, match=message):
+        measure_robustness(
+            folder, NoisePlan.parse("pink", "0"), manifest=manifest, out=tmp_path / "out"
+        )
+
+
+def test_tables_of_an_earlier_call_are_removed(tone_run, tmp_path):
+    measure_robustness(tone_run, NoisePlan.parse("pink", "40"), out=tmp_path, n_jobs=1)
+    measure_robustness(tone_run, NoisePlan.parse("white", "40"), out=tmp_path, n_jobs=1)
+    names = {path.name for path in (tmp_path / "predictions").iterdir()}
+    assert names == {"clean.csv", "white_40dB.csv"}
 
 
 def serkit(monkeypatch, *arguments) -> int:

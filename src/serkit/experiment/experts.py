@@ -147,12 +147,24 @@ class _Expert:
         Raises
         ------
         InputError
-            If the checkpoint is none, or was taken from a network with a final layer.
+            If the checkpoint is none, does not say what it was taken from, or was taken from a
+            network with a final layer.
         """
         recognizer = load_recognizer(source)
         origin = recognizer.config.trained_on.get("expert_of")
         if origin is None:
             raise InputError(f"{source}: is no single expert: export some with export-experts")
+        told = {"checkpoint", "head", "model", "multi_label", "system"}
+        if (
+            not isinstance(origin, Mapping)
+            or not told <= origin.keys()
+            or not isinstance(origin["model"], Mapping)
+            or origin["model"].get("name") != "expert_fusion"
+        ):
+            raise InputError(
+                f"{source}: trained_on.expert_of is damaged: expected {', '.join(sorted(told))} of "
+                "an expert_fusion network; export the expert again"
+            )
         if origin["head"] != "concat":
             raise InputError(
                 f"{source}: was trained below a final layer, which an expert alone does not have: "

@@ -67,6 +67,7 @@ NOISES = ("babble", "pink", "hum", "white", RECORDED)
 
 UNKNOWN = "unknown"  # what manifests call a speaker they do not name
 N_VOICES = 8
+MIN_SNR_DB, MAX_SNR_DB = -60.0, 120.0
 MAX_PART = 500  # utterances judged at a time, so that memory does not grow with the corpus
 FORMAT = 1  # of what lies in .scores; raised when the same settings give other scores
 
@@ -126,7 +127,8 @@ class NoisePlan:
         Raises
         ------
         InputError
-            If a kind is unknown, a ratio is no finite number, or ``recorded`` has no folder.
+            If a kind is unknown, a ratio is no number from -60 to 120, or ``recorded`` has no
+            folder.
 
         Examples
         --------
@@ -149,6 +151,10 @@ class NoisePlan:
                 snrs.append(math.nan)
             if not math.isfinite(snrs[-1]):
                 raise InputError(f"--snr {word}: not a number, expected dB such as 20,10,5,0")
+            if not MIN_SNR_DB <= snrs[-1] <= MAX_SNR_DB:
+                raise InputError(
+                    f"--snr {word}: expected {MIN_SNR_DB:g} to {MAX_SNR_DB:g} dB, such as 20,10,5,0"
+                )
         if not kinds or not snrs:
             raise InputError("nothing to judge under: name a kind with --noise and dB with --snr")
         return cls(
@@ -312,7 +318,8 @@ def measure_robustness(
     Raises
     ------
     InputError
-        If the run holds no members, or sound, noise or the output folder cannot be used.
+        If the run holds no members, these are multi-label or hear no sound, or sound, noise or
+        the output folder cannot be used.
     """
     progress = progress or Quiet()
     if manifest is None:
@@ -408,13 +415,14 @@ def _subject_of_run(
     table = folder.predictions
     if table.multi_label:
         raise InputError(f"{run}: several classes per utterance, expected one: not judged in noise")
-    tested = _tested(folder, corpora_dir=corpora_dir, progress=progress)
     seeds = table.seed_values if plan.all_seeds else (int(table.seeds[0]),)
+    _load_judgeable(find_checkpoint(_member(run, table.fold_values[0], seeds[0])))
+    tested = _tested(folder, corpora_dir=corpora_dir, progress=progress)
     parts: list[Part] = []
     for seed in seeds:
         for fold in table.fold_values:
             rows = np.flatnonzero((table.folds == fold) & (table.seeds == seed))
-            checkpoint = find_checkpoint(run / "members" / f"{fold}-seed{seed}" / "model")
+            checkpoint = find_checkpoint(_member(run, fold, seed))
             parts += _parts(checkpoint, fold, seed, [tested[row] for row in rows])
     return Subject(
         parts=tuple(parts),
@@ -427,7 +435,7 @@ def _subject_of_run(
 
 def _subject_of_checkpoint(name: Path, manifest: Path) -> Subject:
     checkpoint = find_checkpoint(name)
-    recognizer = load_recognizer(checkpoint)
+    recognizer = _load_judgeable(checkpoint)
     classes = recognizer.labels.classes
     table = import_manifest(manifest)
     judged = [utterance for utterance in table if utterance.label in classes]
@@ -450,6 +458,25 @@ def _subject_of_checkpoint(name: Path, manifest: Path) -> Subject:
         warnings=("training speakers not kept apart",),
         notes=tuple(notes),
     )
+
+
+def _member(run: Path, fold: str, seed: int) -> Path:
+    return run / "members" / f"{fold}-seed{seed}" / "model"
+
+
+def _load_judgeable(checkpoint: Path) -> Recognizer:
+    """Load a recognizer, and refuse one whose answers in noise would mean nothing."""
+    recognizer = load_recognizer(checkpoint)
+    if recognizer.config.multi_label:
+        raise InputError(
+            f"{checkpoint}: several classes per utterance, expected one: not judged in noise"
+        )
+    if not recognizer.listens:
+        raise InputError(
+            f"{checkpoint}: hears no sound (front_end.name = 'none'), so noise cannot change its "
+            "answers: judge a recognizer that listens"
+        )
+    return recognizer
 
 
 def _parts(
@@ -647,6 +674,9 @@ def _collect(
     classes = recognizer.labels.classes
     summaries: dict[Condition, Summary] = {}
     notes = [*subject.notes]
+    for kind in NOISES:  # of an earlier call
+        for path in (out / "predictions").glob(f"{kind}_*dB.csv"):
+            path.unlink()
     for condition in plan.conditions:
         scores = np.concatenate([np.load(paths[condition]) for paths in stored]).astype(np.float64)
         table = _table(subject, classes, scores / scores.sum(1, keepdims=True))
