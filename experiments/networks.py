@@ -22,6 +22,8 @@ __all__ = ["compare", "section"]
 
 TITLES = {"moe": "Experts and fusion", "moe_light_sernet": "Experts and fusion over Light-SERNet"}
 
+BASE = "moe/honest"  # preset that all of them shorten
+
 # Networks whose costs differ by at most this factor are called equal in them.
 ALIKE = 1.3
 
@@ -175,9 +177,7 @@ def _head(group: Group, networks: Sequence[Network]) -> list[str]:
     claim = next(network.claim for network in networks if network.claim.result)
     assert claim.result is not None
     about, training = claim.result["corpus"], claim.result["config"]["training"]
-    preset = load_experiment(
-        f"{group.folder}/honest", overrides=[f"corpus.name={claim.config.corpus.name}"]
-    )
+    preset = load_experiment(BASE, overrides=[f"corpus.name={claim.config.corpus.name}"])
     seeds = count(len(claim.result["seeds"]), "seed")
     return [
         f"## {TITLES[group.folder]} on {about['title']}, {len(claim.result['labels'])} classes",
