@@ -521,7 +521,7 @@ def _first_problem(error: ValidationError, kind: type[BaseModel]) -> str:
     got = json.dumps(problem["input"], default=str)
     text = problem["msg"].removeprefix("Value error, ")
     message = text[0].lower() + text[1:]
-    return f"{where} = {got}: {message}"
+    return f"{where} = {got}: {message}" if where else message  # of the whole file
 
 
 def _known_keys(location: Sequence[int | str], kind: type[BaseModel]) -> list[str]:
