@@ -1,15 +1,12 @@
 """Sentiment experiments end to end, on clips whose streams each know a part of the label."""
 
-import csv
-import io
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
-from experiment.toy_clips import toy_clips
+from experiment.toy_clips import read_metrics, read_table, small_experiment, toy_clips
 from features.tiny_encoders import text_folder
 from serkit.clip_data import ClipData, Frames, write_clip_data
 from serkit.evaluation.sentiment import sims_scores
@@ -29,29 +26,9 @@ from serkit.sentiment_model import load_sentiment_model
 from serkit.training.sentiment import ClipPart
 from serkit.types import InputError
 
-SMALL = (
-    "split.kind=official",
-    "seeds=[1, 2]",
-    "training.epochs=12",
-    "training.batch_size=16",
-    "training.save_every_s=0",
-    "text.n_features=16",
-)
-
 
 def config(data: Path | str, *overrides: str, preset: str = "self_mm/honest") -> SentimentConfig:
-    settings = [f"data={json.dumps(str(data))}", *SMALL, *overrides]
-    loaded = load_task(preset, overrides=settings)
-    assert isinstance(loaded, SentimentConfig)
-    return loaded
-
-
-def table(path: Path) -> list[dict[str, str]]:
-    return list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))))
-
-
-def metrics(run: Path) -> dict[str, Any]:
-    return json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+    return small_experiment(data, *overrides, preset=preset)
 
 
 @pytest.fixture(scope="module")
@@ -73,12 +50,12 @@ def test_a_run_leaves_everything_behind(finished):
         "run.json", "report.html", "metrics.json", "results.csv", "model",
     }  # fmt: skip
     assert ".data" not in names
-    rows = table(finished / "predictions.csv")
+    rows = read_table(finished / "predictions.csv")
     assert len(rows) == 2 * 96
     assert {row["seed"] for row in rows} == {"1", "2"}
     for row in rows:
         assert (row["label_text"] != "") == (row["part"] == "train")
-    curves = table(finished / "curves.csv")
+    curves = read_table(finished / "curves.csv")
     assert len(curves) == 2 * 12
     assert sum(row["selected"] == "1" for row in curves) == 2
     assert float(curves[0]["labels_text"]) == 0  # the first epoch makes no labels
@@ -86,19 +63,19 @@ def test_a_run_leaves_everything_behind(finished):
 
 
 def test_it_learns_and_is_shown_beside_what_knows_nothing(finished):
-    found = metrics(finished)
+    found = read_metrics(finished)
     assert found["scores"]["MAE"]["mean"] < 0.5 * found["baselines"]["median"]["MAE"]
     assert found["scores"]["Mult_acc_2"]["mean"] > found["baselines"]["majority"]["Mult_acc_2"]
     assert found["scores"]["MAE"]["n"] == 2
     assert found["intervals"]["MAE"]["low"] < found["scores"]["MAE"]["mean"]
-    rows = [r for r in table(finished / "predictions.csv") if r["part"] == "test"]
+    rows = [r for r in read_table(finished / "predictions.csv") if r["part"] == "test"]
     one = [r for r in rows if r["seed"] == "1"]
     truth = np.array([r["truth"] for r in one], np.float32)
     predicted = np.array([r["predicted"] for r in one], np.float32)
     assert found["per_seed"]["1"] == sims_scores(truth, predicted)
-    selected = [r for r in table(finished / "curves.csv") if r["selected"] == "1"]
+    selected = [r for r in read_table(finished / "curves.csv") if r["selected"] == "1"]
     for row in selected:
-        others = [r for r in table(finished / "curves.csv") if r["seed"] == row["seed"]]
+        others = [r for r in read_table(finished / "curves.csv") if r["seed"] == row["seed"]]
         assert float(row["dev_loss"]) == min(float(r["dev_loss"]) for r in others)
 
 
@@ -117,7 +94,7 @@ def test_the_report_is_one_page_that_says_what_limits_it(finished):
 
 
 def test_the_screen_shows_every_score_beside_what_knows_nothing(finished):
-    lines = headline(metrics(finished))
+    lines = headline(read_metrics(finished))
     assert len(lines) == 8
     assert lines[0].startswith("  Mult_acc_2")
     assert all("knowing nothing" in line for line in lines[:7])
@@ -125,9 +102,9 @@ def test_the_screen_shows_every_score_beside_what_knows_nothing(finished):
 
 
 def test_results_are_written_as_mmsa_does(finished):
-    (row,) = table(finished / "results.csv")
+    (row,) = read_table(finished / "results.csv")
     mean, deviation = (float(x) for x in row["MAE"].strip("()").split(","))
-    values = [100 * scores["MAE"] for scores in metrics(finished)["per_seed"].values()]
+    values = [100 * scores["MAE"] for scores in read_metrics(finished)["per_seed"].values()]
     assert mean == pytest.approx(np.mean(values), abs=0.006)
     assert deviation == pytest.approx(np.std(values), abs=0.006)
 
@@ -139,7 +116,7 @@ def test_the_model_serves_what_was_judged(finished):
     assert runs["audio"]["names"] == [f"column{i}" for i in range(4)]
     assert runs["audio"]["made_by"] == "toy4"
     seed = "1" if "seed 1" in (finished / "model" / "README.md").read_text() else "2"
-    rows = [r for r in table(finished / "predictions.csv") if r["seed"] == seed]
+    rows = [r for r in read_table(finished / "predictions.csv") if r["seed"] == seed]
     for row in rows[::7]:
         place = data.ids.index(row["id"])
         there = data.present[place]
@@ -154,11 +131,11 @@ def test_the_model_serves_what_was_judged(finished):
 
 
 def test_the_fused_output_beats_every_stream_alone(clips, finished, tmp_path):
-    fused = metrics(finished)["scores"]["MAE"]["mean"]
+    fused = read_metrics(finished)["scores"]["MAE"]["mean"]
     for stream in ("text", "audio", "vision"):
         out = tmp_path / stream
         run_sentiment(config(clips, f'modalities=["{stream}"]', "seeds=[1]"), out=out)
-        found = metrics(out)
+        found = read_metrics(out)
         assert found["streams"].keys() == {stream}
         assert found["scores"]["MAE"]["mean"] > 1.5 * fused
         assert ("judged on gold transcripts" in found["warnings"]) == (stream == "text")
@@ -207,10 +184,10 @@ def test_folds_keep_videos_apart_and_judge_every_clip_once(clips, tmp_path):
         config(clips, "split.kind=group", "split.n_folds=3", "training.epochs=2", "seeds=[1]"),
         out=tmp_path / "run",
     )
-    rows = [r for r in table(tmp_path / "run" / "predictions.csv") if r["part"] == "test"]
+    rows = [r for r in read_table(tmp_path / "run" / "predictions.csv") if r["part"] == "test"]
     assert sorted(r["id"] for r in rows) == sorted(toy_clips().ids)
     by_fold: dict[str, dict[str, set[str]]] = {}
-    for row in table(tmp_path / "run" / "folds.csv"):
+    for row in read_table(tmp_path / "run" / "folds.csv"):
         video = row["id"].split("$")[0]
         by_fold.setdefault(row["fold"], {}).setdefault(row["part"], set()).add(video)
     assert len(by_fold) == 3
@@ -273,12 +250,12 @@ def test_texts_of_a_recogniser_are_read_where_asked(tmp_path):
     run_sentiment(config(path, *quick, "asr.judged=asr"), out=tmp_path / "asr")
     run_sentiment(config(path, *quick, "asr.probability=1.0"), out=tmp_path / "noise")
     gold, asr, noise = (
-        [row["predicted"] for row in table(tmp_path / name / "predictions.csv")]
+        [row["predicted"] for row in read_table(tmp_path / name / "predictions.csv")]
         for name in ("gold", "asr", "noise")
     )
     assert gold != asr
     assert gold != noise
-    assert "judged on ASR text" in metrics(tmp_path / "asr")["warnings"]
+    assert "judged on ASR text" in read_metrics(tmp_path / "asr")["warnings"]
 
 
 def bert_clips(folder: Path, tmp_path: Path) -> Path:

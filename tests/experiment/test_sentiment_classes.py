@@ -1,17 +1,21 @@
 """Sentiment experiments whose heads tell classes apart, end to end on toy clips."""
 
-import csv
-import io
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from experiment.toy_clips import EMOTIONS, toy_clips, toy_emotions
+from experiment.toy_clips import (
+    EMOTIONS,
+    read_metrics,
+    read_table,
+    small_experiment,
+    toy_clips,
+    toy_emotions,
+)
 from serkit.cli import app
 from serkit.clip_data import ClipData, write_clip_data
 from serkit.evaluation.predictions import read_predictions
@@ -20,33 +24,13 @@ from serkit.experiment.reports import write_any_report
 from serkit.experiment.sentiment.classes import ClassesConfig, find_classes
 from serkit.experiment.sentiment.clips import chosen_clips
 from serkit.experiment.sentiment.run import SentimentConfig, run_sentiment
-from serkit.experiment.tasks import load_task
 from serkit.experiment.words import headline
 from serkit.sentiment_model import load_sentiment_model
 from serkit.types import InputError
 
-SMALL = (
-    "split.kind=official",
-    "seeds=[1, 2]",
-    "training.epochs=12",
-    "training.batch_size=16",
-    "training.save_every_s=0",
-    "text.n_features=16",
-)
-
 
 def config(data: Path | str, *overrides: str, preset: str = "self_mm/classes") -> SentimentConfig:
-    loaded = load_task(preset, overrides=[f"data={json.dumps(str(data))}", *SMALL, *overrides])
-    assert isinstance(loaded, SentimentConfig)
-    return loaded
-
-
-def table(path: Path) -> list[dict[str, str]]:
-    return list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))))
-
-
-def metrics(run: Path) -> dict[str, Any]:
-    return json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+    return small_experiment(data, *overrides, preset=preset)
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +46,7 @@ def finished(clips, tmp_path_factory) -> Path:
 
 
 def test_a_run_is_judged_as_any_system_of_emotion_is(finished):
-    found = metrics(finished)
+    found = read_metrics(finished)
     assert found["classes"] == list(EMOTIONS)
     assert found["pooled"]["uar"]["mean"] > 0.8
     assert found["pooled"]["uar"]["n"] == 2
@@ -81,7 +65,7 @@ def test_a_run_is_judged_as_any_system_of_emotion_is(finished):
 
 
 def test_predictions_hold_the_test_part_with_speakers_and_scores(finished):
-    rows = table(finished / "predictions.csv")
+    rows = read_table(finished / "predictions.csv")
     data = toy_emotions()
     test = {data.ids[row] for row in data.rows_of("test")}
     assert {row["id"] for row in rows} == test
@@ -93,7 +77,7 @@ def test_predictions_hold_the_test_part_with_speakers_and_scores(finished):
         scores = {name: float(row[f"score_{name}"]) for name in EMOTIONS}
         assert sum(scores.values()) == pytest.approx(1, abs=1e-5)
         assert row["predicted"] == max(scores, key=scores.__getitem__)
-    curves = table(finished / "curves.csv")
+    curves = read_table(finished / "curves.csv")
     assert curves[0].keys() >= {"train_loss", "dev_loss", "dev_uar", "dev_war", "selected"}
     for seed in ("1", "2"):
         own = [row for row in curves if row["seed"] == seed]
@@ -120,7 +104,7 @@ def test_runs_are_compared_and_evaluated_from_the_command_line(finished, clips, 
     voice = tmp_path / "voice"
     run_sentiment(config(clips, 'modalities=["audio"]', "training.epochs=6"), out=voice)
     assert {path.name for path in (voice / "streams").iterdir()} == {"audio.csv"}
-    assert "judged on gold transcripts" not in metrics(voice)["warnings"]
+    assert "judged on gold transcripts" not in read_metrics(voice)["warnings"]
     done = CliRunner().invoke(app, ["compare", str(finished), str(voice)])
     assert done.exit_code == 0, done.output
     streams = [str(path) for path in sorted((finished / "streams").glob("*.csv"))]
@@ -134,7 +118,7 @@ def test_the_model_serves_what_was_judged(finished):
     data = toy_emotions()
     card = (finished / "model" / "README.md").read_text()
     seed = "1" if "seed 1 of" in card else "2"
-    rows = [row for row in table(finished / "predictions.csv") if row["seed"] == seed]
+    rows = [row for row in read_table(finished / "predictions.csv") if row["seed"] == seed]
     for row in rows[::5]:
         place = data.ids.index(row["id"])
         there = data.present[place]
@@ -186,7 +170,7 @@ def test_folds_of_own_clips_keep_speakers_apart(clips, tmp_path):
     run = json.loads((tmp_path / "run" / "run.json").read_text())
     assert run["protocol"]["split"] == "speaker_folds"
     assert run["protocol"]["speaker_independent"] is True
-    found = metrics(tmp_path / "run")
+    found = read_metrics(tmp_path / "run")
     assert "speaker-dependent" not in found["warnings"]
     assert found["n_utterances"] == 96
     assert found["n_folds"] == 3
@@ -197,7 +181,7 @@ def test_folds_of_own_clips_keep_speakers_apart(clips, tmp_path):
         "split.n_folds=3",
     )  # fmt: skip
     run_sentiment(by_video, out=tmp_path / "video")
-    assert "speaker-dependent" in metrics(tmp_path / "video")["warnings"]
+    assert "speaker-dependent" in read_metrics(tmp_path / "video")["warnings"]
 
 
 def test_numbers_are_cut_into_the_classes_of_ch_sims(tmp_path):
@@ -209,7 +193,7 @@ def test_numbers_are_cut_into_the_classes_of_ch_sims(tmp_path):
         ),
         out=tmp_path / "run",
     )  # fmt: skip
-    found = metrics(tmp_path / "run")
+    found = read_metrics(tmp_path / "run")
     order = ["negative", "weakly negative", "neutral", "weakly positive", "positive"]
     assert found["classes"] == [name for name in order if name in found["classes"]]
     assert len(found["classes"]) == 5
@@ -244,7 +228,7 @@ def test_clips_of_other_classes_are_left_out_and_counted(clips, tmp_path):
         config(clips, 'classes.keep=["happy", "sad"]', "training.epochs=1", "seeds=[1]"),
         out=tmp_path / "run",
     )
-    found = metrics(tmp_path / "run")
+    found = read_metrics(tmp_path / "run")
     assert found["classes"] == ["happy", "sad"]
     assert "32 clips of other classes left out" in found["warnings"]
 
@@ -347,7 +331,7 @@ def test_synthetic_clips_of_emotions_are_learned_and_judged(tmp_path):
     )  # fmt: skip
     out = tmp_path / "run"
     run_sentiment(config(features, "training.epochs=25", "seeds=[1]"), out=out)
-    found = metrics(out)
+    found = read_metrics(out)
     assert found["classes"] == ["happy", "sad"]
     assert found["pooled"]["uar"]["mean"] >= 0.9  # one test voice, whose words are learned
     assert "SYNTHETIC" in found["warnings"] or "SYNTHETIC" in (out / "report.html").read_text()

@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from serkit.clip_data import ClipData, Frames
+from serkit.experiment.sentiment.run import SentimentConfig
+from serkit.experiment.tasks import load_task
 
 N_AUDIO, N_VISION = 4, 6
+
+SMALL = (
+    "split.kind=official",
+    "seeds=[1, 2]",
+    "training.epochs=12",
+    "training.batch_size=16",
+    "training.save_every_s=0",
+    "text.n_features=16",
+)
 
 
 def toy_clips(n: int = 96, *, seed: int = 0, missing: float = 0.1, **changes: Any) -> ClipData:
@@ -103,3 +118,21 @@ def _shifted(frames: Frames, names: list[str], present: np.ndarray) -> Frames:
         moved[:, :2] += np.array(_SHIFTS[name], np.float32) if there else 0
         rows.append(moved)
     return Frames.of(rows, names=frames.names)[0]
+
+
+def small_experiment(data: Path | str, *overrides: str, preset: str) -> SentimentConfig:
+    """Load a preset with settings that toy clips are learned with in seconds."""
+    settings = [f"data={json.dumps(str(data))}", *SMALL, *overrides]
+    loaded = load_task(preset, overrides=settings)
+    assert isinstance(loaded, SentimentConfig)
+    return loaded
+
+
+def read_table(path: Path) -> list[dict[str, str]]:
+    """Read a CSV of a run folder."""
+    return list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))))
+
+
+def read_metrics(run: Path) -> dict[str, Any]:
+    """Read what a run scored."""
+    return json.loads((run / "metrics.json").read_text(encoding="utf-8"))

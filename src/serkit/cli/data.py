@@ -8,7 +8,7 @@ from typing import Annotated, Optional
 import typer
 
 from serkit.cli.options import Json
-from serkit.cli.output import Bars, print_json, print_table
+from serkit.cli.output import Bars, print_json, print_result, print_table
 
 __all__ = ["corpora", "extract", "prepare"]
 
@@ -77,11 +77,7 @@ def prepare(
         allow_incomplete=allow_incomplete,
         decode=decode,
     )
-    if as_json:
-        print_json(result.to_dict())
-    else:
-        for line in result.lines():
-            print(line)
+    print_result(result, as_json=as_json)
     if not result.usable:
         raise typer.Exit(2)
 
@@ -143,8 +139,4 @@ def extract(
             overwrite=overwrite,
             progress=bars,
         )
-    if as_json:
-        print_json(result.to_dict())
-        return
-    for line in result.lines():
-        print(line)
+    print_result(result, as_json=as_json)

@@ -8,7 +8,7 @@ from typing import Annotated, Optional
 import typer
 
 from serkit.cli.options import CorporaDir, Json
-from serkit.cli.output import Bars, print_json, print_table, require_writable
+from serkit.cli.output import Bars, print_json, print_result, print_table, require_writable
 from serkit.types import InputError
 
 __all__ = ["compare", "evaluate", "report", "robustness", "score"]
@@ -130,11 +130,7 @@ def score(
                 n_workers=jobs,
                 progress=bars,
             )
-    if as_json:
-        print_json(result.to_dict())
-        return
-    for line in result.lines():
-        print(line)
+    print_result(result, as_json=as_json)
 
 
 def robustness(

@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import typer
 
@@ -15,7 +15,15 @@ from serkit.types import InputError
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
-__all__ = ["Bars", "fail_if_any", "print_json", "print_table", "require_writable", "write"]
+__all__ = [
+    "Bars",
+    "fail_if_any",
+    "print_json",
+    "print_result",
+    "print_table",
+    "require_writable",
+    "write",
+]
 
 
 class Bars:
@@ -113,6 +121,27 @@ def fail_if_any(errors: Sequence[str], n: int) -> None:
 def print_json(value: Any) -> None:
     """Print a value as JSON."""
     print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+class Result(Protocol):
+    """What a verb has done, for programs and for people."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give it as plain objects."""
+        ...
+
+    def lines(self) -> list[str]:
+        """Give it as sentences."""
+        ...
+
+
+def print_result(result: Result, *, as_json: bool) -> None:
+    """Print what was done: JSON for programs, else sentences."""
+    if as_json:
+        print_json(result.to_dict())
+    else:
+        for line in result.lines():
+            print(line)
 
 
 def print_table(rows: Sequence[dict[str, Any]]) -> None:

@@ -11,7 +11,7 @@ from typing import Annotated, Optional
 import typer
 
 from serkit.cli.options import CorporaDir, Jobs, Json
-from serkit.cli.output import Bars, print_json
+from serkit.cli.output import Bars, print_json, print_result
 from serkit.types import InputError
 
 __all__ = ["export_experts", "import_config", "import_weights", "join_experts", "train"]
@@ -158,10 +158,7 @@ def import_weights(
         imported = import_mmer(file, out, text_encoder=text_encoder, encoder=encoder)
     else:
         raise InputError(f"--system {system}: expected timnet or mmer")
-    if as_json:
-        print_json(imported.to_dict())
-    else:
-        print("\n".join(imported.lines()))
+    print_result(imported, as_json=as_json)
 
 
 def import_config(

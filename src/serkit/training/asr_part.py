@@ -24,7 +24,7 @@ from serkit.models.attention_decoder import attention_loss
 from serkit.speech_recogniser import Decoding, Heard, SpeechRecogniser
 from serkit.training.ctc import ctc_loss
 from serkit.training.data import derive_seed
-from serkit.training.learner import EpochRow
+from serkit.training.learner import EpochRow, Forgetful
 from serkit.types import Utterance
 
 __all__ = [
@@ -183,7 +183,7 @@ class AsrPart:
         }
 
 
-class AsrCriterion:
+class AsrCriterion(Forgetful):
     """CTC, or ``ctc_weight`` of it and attention decoders for the rest; it remembers nothing.
 
     Both are summed over the symbols of an utterance and averaged over those of a batch. Utterances
@@ -225,18 +225,6 @@ class AsrCriterion:
             reverse_weight=self.reverse_weight,
         )
         return share * (self.ctc_weight * ctc + (1 - self.ctc_weight) * attention)
-
-    def remember(
-        self, outputs: Mapping[str, Tensor], batch: Mapping[str, Tensor], *, epoch: int
-    ) -> None:
-        """See a batch again: nothing is kept of it."""
-
-    def state(self) -> dict[str, Tensor]:
-        """Give what it remembers: nothing."""
-        return {}
-
-    def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Take what :meth:`state` gave: nothing."""
 
 
 def feature_statistics(part: AsrPart, *, most: int) -> tuple[Tensor, Tensor]:

@@ -14,7 +14,16 @@ from torch import Tensor, nn
 
 from serkit.training.objectives import Penalised, Term, total_loss, with_penalties
 
-__all__ = ["Criterion", "EpochRow", "JudgeDev", "Learner", "Part", "TermsCriterion", "Trainable"]
+__all__ = [
+    "Criterion",
+    "EpochRow",
+    "Forgetful",
+    "JudgeDev",
+    "Learner",
+    "Part",
+    "TermsCriterion",
+    "Trainable",
+]
 
 EpochRow = dict[str, Any]
 
@@ -111,8 +120,24 @@ class Criterion(Protocol):
         ...
 
 
-class TermsCriterion:
-    """The terms and penalties of an experiment file; it remembers nothing.
+class Forgetful:
+    """The part of a criterion that remembers nothing."""
+
+    def remember(
+        self, outputs: Mapping[str, Tensor], batch: Mapping[str, Tensor], *, epoch: int
+    ) -> None:
+        """See a batch again: nothing is kept of it."""
+
+    def state(self) -> dict[str, Tensor]:
+        """Give what it remembers: nothing."""
+        return {}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Take what :meth:`state` gave: nothing."""
+
+
+class TermsCriterion(Forgetful):
+    """The terms and penalties of an experiment file.
 
     Parameters
     ----------
@@ -147,15 +172,3 @@ class TermsCriterion:
             shares = self.shares.to(next(iter(outputs.values())).device)
         summed, _ = total_loss(outputs, batch, self.terms, shares=shares, share=share)
         return with_penalties(summed, self.parameters, self.penalised, share=share)
-
-    def remember(
-        self, outputs: Mapping[str, Tensor], batch: Mapping[str, Tensor], *, epoch: int
-    ) -> None:
-        """See a batch again: nothing is kept of it."""
-
-    def state(self) -> dict[str, Tensor]:
-        """Give what it remembers: nothing."""
-        return {}
-
-    def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Take what :meth:`state` gave: nothing."""

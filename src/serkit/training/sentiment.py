@@ -24,7 +24,7 @@ from torch import Tensor
 from serkit.models.self_mm import STREAMS
 from serkit.sentiment_model import SentimentModel
 from serkit.training.data import Ragged, derive_seed
-from serkit.training.learner import EpochRow
+from serkit.training.learner import EpochRow, Forgetful
 from serkit.training.record import judge
 from serkit.training.unimodal_labels import UnimodalLabels, self_mm_loss
 from serkit.types import InputError
@@ -190,7 +190,7 @@ class SentimentCriterion:
         return {name: state[f"labels_{name}"].cpu() for name in STREAMS}
 
 
-class ClassCriterion:
+class ClassCriterion(Forgetful):
     """Cross-entropies of all heads, against the class of the clip or people's classes of streams.
 
     The heads of single streams are serkit's own: Self-MM is published for numbers, whose labels of
@@ -241,18 +241,6 @@ class ClassCriterion:
             else:
                 loss = loss + errors.mean()
         return loss * share
-
-    def remember(
-        self, outputs: Mapping[str, Tensor], batch: Mapping[str, Tensor], *, epoch: int
-    ) -> None:
-        """See a batch again: nothing is kept of it."""
-
-    def state(self) -> dict[str, Tensor]:
-        """Give what it remembers: nothing."""
-        return {}
-
-    def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Take what :meth:`state` gave: nothing."""
 
     def row(self) -> EpochRow:
         """Say what an epoch changed in the labels: nothing."""
