@@ -21,6 +21,6 @@ def test_doctor_tells_whether_training_is_compiled(
 ) -> None:
     monkeypatch.setattr(timnet_step, "available", lambda: available)
     monkeypatch.setattr(native, "compiler", lambda: compiler)
-    (row,) = [row for row in doctor.examine() if row["what"].startswith("TIM-Net compiled")]
+    (row,) = [row for row in doctor.examine() if row["what"].startswith("networks compiled")]
     assert row["state"] == state
     assert advice in row["advice"]

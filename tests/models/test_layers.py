@@ -1,13 +1,11 @@
 """Shared layers against torch's own: packed sequences, convolutions and norms one by one."""
 
-import copy
-
 import pytest
 import torch
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from serkit.models.layers import convolve_paths, mean_over_places, rectify_valid, run_lstm
+from serkit.models.layers import mean_over_places, rectify_valid, run_lstm
 
 LENGTHS = torch.tensor([9, 1, 6, 4])
 
@@ -41,42 +39,6 @@ def test_dropout_lies_between_the_layers_only():
     assert run_lstm(lstm, x, LENGTHS)[0].count_nonzero() == 9 * 64
     lstm.eval()
     assert torch.equal(run_lstm(lstm, x, LENGTHS), run_lstm(lstm, x, LENGTHS))
-
-
-def paths_of(n_channels: int) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
-    torch.manual_seed(0)
-    return [
-        (nn.Conv2d(1, n_channels, (5, 2), padding=(2, 0)), nn.BatchNorm2d(n_channels)),
-        (nn.Conv2d(1, n_channels, (1, 4), padding=(0, 1)), nn.BatchNorm2d(n_channels)),
-    ]
-
-
-@pytest.mark.parametrize("training", [True, False])
-def test_joined_paths_equal_convolutions_and_norms_one_by_one(training):
-    joined, alone = nn.ModuleList(), nn.ModuleList()
-    for conv, norm in paths_of(6):
-        joined.extend([conv, norm])
-        alone.extend([copy.deepcopy(conv), copy.deepcopy(norm)])
-    joined.double().train(training)
-    alone.double().train(training)
-    x = torch.randn(3, 1, 7, 9, dtype=torch.float64)
-    paths = [(joined[0], joined[1]), (joined[2], joined[3])]
-    got = convolve_paths(x, paths, n_copies=2)
-    a, b = alone[1](alone[0](x)), alone[3](alone[2](x))
-    expected = torch.cat([a[:, :3], b[:, :3], a[:, 3:], b[:, 3:]], dim=1)
-    torch.testing.assert_close(got, expected)
-    weight = torch.randn(expected.shape, dtype=torch.float64)
-    (got * weight).sum().backward()
-    (expected * weight).sum().backward()
-    for one, other in zip(joined.parameters(), alone.parameters(), strict=True):
-        torch.testing.assert_close(one.grad, other.grad)
-    for one, other in zip(joined.buffers(), alone.buffers(), strict=True):
-        torch.testing.assert_close(one, other)
-
-
-def test_maps_of_the_first_convolutions_have_their_channels_last():
-    maps = convolve_paths(torch.randn(2, 1, 7, 9), paths_of(4), n_copies=1)
-    assert maps.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_rectified_maps_are_zero_behind_an_utterances_end():

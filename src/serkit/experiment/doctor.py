@@ -9,7 +9,7 @@ from importlib import metadata
 import torch
 
 from serkit.features.cache import default_cache_dir
-from serkit.models import native, timnet_step
+from serkit.models import first_stage, native, timnet_step
 
 __all__ = ["examine"]
 
@@ -77,8 +77,8 @@ def _accelerator() -> dict[str, str]:
 
 
 def _compiled() -> dict[str, str]:
-    what = "TIM-Net compiled for this CPU"
-    if timnet_step.available():
+    what = "networks compiled for this CPU"
+    if timnet_step.available() and first_stage.available():
         return _row(what, "yes")
     compiler = native.compiler()
     if compiler is None:

@@ -2,12 +2,11 @@
 
 Maps of convolutional networks, ``(batch, n_channels, height, n_frames)``, lie in memory with
 channels last: on a CPU, pools and the statistics of batch norm are then several times as fast. The
-first of them, :func:`convolve_paths`, lays them out so, and what follows keeps to it.
+first of them, that of :func:`serkit.models.reading.read_image`, lies so, and what follows keeps to
+it.
 """
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 
 __all__ = [
     "classify_in_stages",
-    "convolve_paths",
+    "halve",
     "lengths_to_mask",
     "mask_frames",
     "masked_mean",
@@ -159,62 +158,19 @@ def mean_over_places(x: Tensor, n_frames: Tensor) -> Tensor:
     return torch.bmm(weights.unsqueeze(1), places).squeeze(1)
 
 
-def convolve_paths(
-    x: Tensor, paths: Sequence[tuple[nn.Conv2d, nn.BatchNorm2d]], *, n_copies: int
-) -> Tensor:
-    """Read one map with several kernels side by side, each followed by its norm.
-
-    Computed as a product of matrices for each path: its kernels of all copies see the same patches,
-    and the result has its channels last.
+def halve(x: Tensor, n_frames: Tensor, *, height: bool) -> Tensor:
+    """Average pairs of frames, and of rows where ``height``; what has no partner stays alone.
 
     Parameters
     ----------
-    x : (batch, 1, height, n_frames)
-    paths
-        Convolutions with a bias that give maps of one size, and their norms.
-    n_copies
-        Each convolution has the channels of so many copies, one after the other.
-
-    Returns
-    -------
-    joined : (batch, n_channels, height, n_frames), channels ordered by copy, then by path
+    x : (batch, n_channels, height, n_frames), zeros behind an utterance's end
+    n_frames : (batch,), of which half, rounded up, are valid in the result
     """
-    convs, norms = zip(*paths, strict=True)
-    parts = []
-    for conv in convs:
-        columns = F.unfold(x, conv.kernel_size, padding=conv.padding)  # (batch, n_taps, n_places)
-        kernel = conv.weight.flatten(1).t().expand(len(x), -1, -1)
-        part = torch.baddbmm(conv.bias, columns.transpose(1, 2), kernel)
-        parts.append(part.view(len(x), -1, n_copies, part.shape[2] // n_copies))
-    joined = torch.cat(parts, dim=3).flatten(2)  # (batch, n_places, n_channels)
-    height = x.shape[2] + 2 * convs[0].padding[0] - convs[0].kernel_size[0] + 1
-    maps = joined.view(len(x), height, -1, joined.shape[2]).permute(0, 3, 1, 2)
-    return _norm_by_path(maps, norms, n_copies)
-
-
-def _by_copy(tensors: Sequence[Tensor], n_copies: int) -> Tensor:
-    """Join along the first axis: what all have of the first copy, of the second, ..."""
-    parts = [tensor.view(n_copies, -1, *tensor.shape[1:]) for tensor in tensors]
-    return torch.cat(parts, dim=1).flatten(0, 1)
-
-
-def _norm_by_path(x: Tensor, norms: Sequence[nn.BatchNorm2d], n_copies: int) -> Tensor:
-    """Norm joined maps of paths of one width in one go; each norm keeps its own statistics."""
-    weight, bias, mean, var = (
-        _by_copy([getattr(norm, name) for norm in norms], n_copies)
-        for name in ("weight", "bias", "running_mean", "running_var")
-    )
-    training, momentum = norms[0].training, norms[0].momentum
-    assert momentum is not None
-    y = F.batch_norm(x, mean, var, weight, bias, training, momentum, norms[0].eps)
-    if training:
-        means, variances = (t.view(n_copies, len(norms), -1).unbind(1) for t in (mean, var))
-        for norm, own_mean, own_var in zip(norms, means, variances, strict=True):
-            buffers = dict(norm.named_buffers())
-            buffers["running_mean"].copy_(own_mean.flatten())
-            buffers["running_var"].copy_(own_var.flatten())
-            buffers["num_batches_tracked"].add_(1)
-    return y
+    pooled = F.avg_pool2d(x, (1 + height, 2), ceil_mode=True, count_include_pad=False)
+    # The last frame of an utterance must not be averaged with padding.
+    valid = lengths_to_mask(n_frames, x.shape[-1]).to(x.dtype).unsqueeze(1)
+    share = F.avg_pool1d(valid, 2, ceil_mode=True, count_include_pad=False)  # 0, one half or 1
+    return pooled / share.clamp_min(0.5).unsqueeze(1)
 
 
 def classify_in_stages(

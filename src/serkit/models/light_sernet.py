@@ -34,13 +34,13 @@ from torch import Tensor, nn
 
 from serkit.models.layers import (
     classify_in_stages,
-    convolve_paths,
-    lengths_to_mask,
+    halve,
     mean_over_places,
     rectify_valid,
     widened,
 )
 from serkit.models.macnn import Classifier
+from serkit.models.reading import read_image
 
 __all__ = ["LightSernet", "LightSernetConfig", "light_sernet_stages"]
 
@@ -62,21 +62,6 @@ def _norm(n_channels: int) -> nn.BatchNorm2d:
     return nn.BatchNorm2d(n_channels, eps=_EPS, momentum=_MOMENTUM)
 
 
-def _halve(x: Tensor, n_frames: Tensor, *, height: bool) -> tuple[Tensor, Tensor]:
-    """Average pairs of frames, and of rows where ``height``; what has no partner stays alone.
-
-    Parameters
-    ----------
-    x : (batch, n_channels, height, n_frames), zeros behind an utterance's end
-    n_frames : (batch,)
-    """
-    pooled = F.avg_pool2d(x, (1 + height, 2), ceil_mode=True, count_include_pad=False)
-    # The last frame of an utterance must not be averaged with padding.
-    valid = lengths_to_mask(n_frames, x.shape[-1]).to(x.dtype).unsqueeze(1)
-    share = F.avg_pool1d(valid, 2, ceil_mode=True, count_include_pad=False)  # 0, one half or 1
-    return pooled / share.clamp_min(0.5).unsqueeze(1), (n_frames + 1) // 2
-
-
 class Stem(nn.Module):
     """Stage 1: eleven frames, nine coefficients, and three by three, side by side; pooled.
 
@@ -86,6 +71,7 @@ class Stem(nn.Module):
     def __init__(self, n_channels: int, *, n_out: int = 1) -> None:
         super().__init__()
         self.n_out = n_out
+        self.compiled = True  # on a CPU, where that is possible
         n_all = n_out * n_channels
         self.conv_frames = nn.Conv2d(1, n_all, (1, 11), padding=(0, 5))
         self.norm_frames = _norm(n_all)
@@ -101,8 +87,10 @@ class Stem(nn.Module):
             (self.conv_coefs, self.norm_coefs),
             (self.conv_both, self.norm_both),
         ]
-        joined = convolve_paths(x, paths, n_copies=self.n_out)
-        return _halve(rectify_valid(joined, n_frames), n_frames, height=True)
+        halved = read_image(
+            x, paths, n_frames, n_copies=self.n_out, halved=True, compiled=self.compiled
+        )
+        return halved, (n_frames + 1) // 2
 
 
 class ConvStage(nn.Module):
@@ -122,7 +110,7 @@ class ConvStage(nn.Module):
     def forward(self, x: Tensor, n_frames: Tensor) -> tuple[Tensor, Tensor]:
         """Map ``(batch, n_channels, height, n_frames)`` to half of the frames, or of both."""
         x = rectify_valid(self.norm(self.conv(x)), n_frames)
-        return _halve(x, n_frames, height=self.pool_height)
+        return halve(x, n_frames, height=self.pool_height), (n_frames + 1) // 2
 
 
 class Summary(nn.Module):

@@ -38,12 +38,12 @@ from torch import Tensor, nn
 
 from serkit.models.layers import (
     classify_in_stages,
-    convolve_paths,
     mean_over_places,
     rectify_valid,
     widened,
 )
 from serkit.models.macnn import Classifier
+from serkit.models.reading import read_image
 
 __all__ = ["LightSernetPort", "LightSernetPortConfig", "light_sernet_port_stages"]
 
@@ -86,6 +86,7 @@ class Stem(nn.Module):
 
     def __init__(self, n_channels: int, *, n_out: int = 1) -> None:
         super().__init__()
+        self.compiled = True  # on a CPU, where that is possible
         n_all = n_out * n_channels
         self.conv_coefs = nn.Conv2d(1, n_all, (11, 1), padding=(5, 0))
         self.norm_coefs = nn.BatchNorm2d(n_all)
@@ -101,7 +102,7 @@ class Stem(nn.Module):
             (self.conv_frames, self.norm_frames),
             (self.conv_both, self.norm_both),
         ]
-        x = rectify_valid(convolve_paths(x, paths, n_copies=1), n_frames)
+        x = read_image(x, paths, n_frames, n_copies=1, halved=False, compiled=self.compiled)
         x = F.avg_pool2d(F.pad(x, (2, 3, 2, 3)), 2)
         n_pooled = (n_frames + 5) // 2
         width = 3 * x.shape[-1]

@@ -40,11 +40,11 @@ from torch import Tensor, nn
 
 from serkit.models.layers import (
     classify_in_stages,
-    convolve_paths,
     mean_over_places,
     rectify_valid,
     widened,
 )
+from serkit.models.reading import read_image
 
 __all__ = [
     "MIN_SIZE",
@@ -83,6 +83,7 @@ class Stem(nn.Module):
     def __init__(self, n_channels: int, *, n_out: int = 1) -> None:
         super().__init__()
         self.n_out = n_out
+        self.compiled = True  # on a CPU, where that is possible
         self.conv_a = nn.Conv2d(1, n_out * n_channels, (10, 2), padding=(4, 0))
         self.norm_a = nn.BatchNorm2d(n_out * n_channels)
         self.conv_b = nn.Conv2d(1, n_out * n_channels, (2, 8), padding=(0, 3))
@@ -93,7 +94,10 @@ class Stem(nn.Module):
         x = F.pad(x, (0, max(0, MIN_SIZE - x.shape[-1])))
         n_frames = n_frames.clamp_min(MIN_SIZE) - 1
         paths = [(self.conv_a, self.norm_a), (self.conv_b, self.norm_b)]
-        return rectify_valid(convolve_paths(x, paths, n_copies=self.n_out), n_frames), n_frames
+        maps = read_image(
+            x, paths, n_frames, n_copies=self.n_out, halved=False, compiled=self.compiled
+        )
+        return maps, n_frames
 
 
 class ConvStage(nn.Module):
