@@ -339,3 +339,15 @@ def test_killed_within_an_epoch_and_resumed_equals_uninterrupted(tmp_path):
 def test_selection_by_what_the_dev_part_is_not_judged_by_is_refused(tmp_path):
     with pytest.raises(InputError, match="select_by is 'cer', and this dev part is judged by"):
         run(tmp_path, config(select_by="cer"))
+
+
+def test_half_precision_rounds_operations_and_not_what_enters(tmp_path):
+    # Cepstra of some hundred decibels would come in steps of two, in training alone.
+    model = recognizer()
+    entered, left = set(), set()
+    model.norm.register_forward_pre_hook(lambda _, given: entered.add(given[0].dtype))
+    model.model.head.register_forward_hook(lambda _, __, logits: left.add(logits.dtype))
+    settings = config(epochs=1, select="last", precision="bf16-mixed", accelerator="cpu")
+    fit(model, examples(), None, settings, objective=OBJECTIVE, seed=1, folder=tmp_path)
+    assert entered == {torch.float32}
+    assert left == {torch.bfloat16}

@@ -27,6 +27,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from lightning_fabric import Fabric
+from lightning_fabric.plugins import MixedPrecision
 from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
@@ -237,18 +238,41 @@ def fit_learner(
     return FitResult(tuple(run.history), selected)
 
 
+class _ExactInputs(MixedPrecision):
+    """Half precision for operations; what enters a network is not rounded.
+
+    Fabric's own rounds it as well, and so in training alone, not where a network is judged: cepstra
+    of some hundred decibels come in steps of two then.
+    """
+
+    @classmethod
+    def of(cls, config: TrainingConfig) -> _ExactInputs:
+        """Make the precision of a training other than in single precision."""
+        assert config.precision != "32-true"
+        device = config.accelerator
+        if device == "auto":  # in Fabric's order
+            mps = torch.backends.mps.is_available()
+            device = "cuda" if torch.cuda.is_available() else "mps" if mps else "cpu"
+        return cls(config.precision, device)
+
+    def convert_input(self, data: Any) -> Any:
+        """Leave inputs as they are."""
+        return data
+
+
 def _launch(config: TrainingConfig) -> Fabric:
     # Fabric announces mixed precision once per process, and each member is a process.
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+    plugins = None if config.precision == "32-true" else _ExactInputs.of(config)
     if crew_size() == 1:
-        fabric = Fabric(accelerator=config.accelerator, devices=1, precision=config.precision)
+        fabric = Fabric(accelerator=config.accelerator, devices=1, plugins=plugins)
     else:
         n_here = int(os.environ.get("LOCAL_WORLD_SIZE", crew_size()))
         fabric = Fabric(
             accelerator=config.accelerator,
             devices=n_here,
             num_nodes=crew_size() // n_here,
-            precision=config.precision,
+            plugins=plugins,
             # Models have parts that a batch may not reach, such as the head of a missing target.
             strategy=DDPStrategy(find_unused_parameters=True),
         )
