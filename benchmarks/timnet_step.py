@@ -15,6 +15,7 @@ import time
 import torch
 import torch.nn.functional as F
 
+from serkit.models.native import use_readable_forms
 from serkit.models.timnet import TimNet, TimNetConfig
 
 
@@ -37,9 +38,7 @@ def main() -> None:
         return time.process_time() - started
 
     forms = {"readable": TimNet(TimNetConfig()), "compiled": TimNet(TimNetConfig())}
-    for chain in (forms["readable"].forward_chain, forms["readable"].backward_chain):
-        assert chain is not None
-        chain.compiled = False
+    use_readable_forms(forms["readable"])
     times: dict[str, list[float]] = {name: [] for name in forms}
     for repeat in range(arguments.repeats + 2):
         for name, model in forms.items():

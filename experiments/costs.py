@@ -5,9 +5,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from serkit.experiment.config import ExperimentConfig, load_experiment
+from serkit.models.native import use_readable_forms
 from serkit.recognizer import Recognizer, RecognizerConfig
 
 __all__ = ["BACKBONES", "NETWORKS", "Cost", "Piece", "measured_networks", "piece_of", "section"]
@@ -60,8 +62,10 @@ class Piece:
 
     def cost(self) -> Cost:
         """Count; as operations only convolutions and products of matrices."""
+        readable = replace(self, recognizer=copy.deepcopy(self.recognizer))
+        use_readable_forms(readable.recognizer)
         with FlopCounterMode(display=False) as counter:
-            self.judge()
+            readable.judge()
         n_parameters = sum(p.numel() for p in self.recognizer.model.parameters())
         return Cost(n_parameters, counter.get_total_flops() // 2)
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from serkit.models.native import use_readable_forms
 from serkit.training.cohort import Resources, train_cohort
 from serkit.training.data import read_data
 from serkit.training.loop import fit
@@ -35,9 +36,8 @@ def fit_alone(member, *, compiled: bool):
     """Train a member by the loop, in the readable form or in the one that a CPU takes."""
     train, dev = member.parts(read_data(member.data))
     recognizer = initial_recognizer(member, train)
-    for module in recognizer.modules():
-        if not compiled and getattr(module, "compiled", False):
-            module.compiled = False
+    if not compiled:
+        use_readable_forms(recognizer)
     fit(
         recognizer,
         train,

@@ -1,5 +1,7 @@
 """Compiled parts: one C++ file, built for the machine it runs on, called through ctypes.
 
+Modules that call a part have a switch, ``compiled``.
+
 A part is an accelerator and never a definition: whoever calls :func:`load_native` has a form in
 PyTorch to go on with where this returns ``None`` (no C++ compiler, or ``SERKIT_NATIVE=0``).
 
@@ -19,10 +21,13 @@ import shutil
 import subprocess
 import tempfile
 from pathlib import Path
+from typing import Any
+
+from torch import nn
 
 from serkit.files import replacing
 
-__all__ = ["compiler", "load_native"]
+__all__ = ["compiler", "load_native", "use_readable_forms"]
 
 _FLAGS = (
     *("-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast"),
@@ -69,6 +74,17 @@ def load_native(name: str) -> ctypes.CDLL | None:
         if library.exists() or _compile(cxx, target, source, library):
             return ctypes.CDLL(str(library))
     return None
+
+
+def use_readable_forms(model: nn.Module) -> None:
+    """Have every part of a model computed by PyTorch alone.
+
+    For whoever looks at its operations: mapping them over members, or counting them.
+    """
+    for module in model.modules():
+        part: Any = module
+        if getattr(part, "compiled", False):
+            part.compiled = False
 
 
 def _describe(cxx: str, target: str) -> bytes | None:

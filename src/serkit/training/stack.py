@@ -9,12 +9,12 @@ gradient of their sum holds each member's own.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.func import functional_call, stack_module_state, vmap
 
+from serkit.models.native import use_readable_forms
 from serkit.recognizer import Recognizer
 from serkit.training.config import TrainingConfig
 from serkit.training.objectives import Term, penalised_parameters, total_loss, with_penalties
@@ -55,7 +55,8 @@ class Stack:
         device: torch.device,
     ) -> None:
         self.config = config
-        self._template = _readable(Recognizer(recognizers[0].config)).to(device)
+        self._template = Recognizer(recognizers[0].config).to(device)
+        use_readable_forms(self._template)  # compiled ones cannot be mapped over members
         stacked, buffers = stack_module_state(list(recognizers))
         trained = {name for name, p in self._template.named_parameters() if p.requires_grad}
         self._shapes = {name: stacked[name].shape[1:] for name in stacked if name in trained}
@@ -171,12 +172,3 @@ class Stack:
         pieces = torch.split(weights, [shape.numel() for shape in self._shapes.values()], dim=1)
         named = zip(self._shapes.items(), pieces, strict=True)
         return {name: piece.view(-1, *shape) for (name, shape), piece in named}
-
-
-def _readable(recognizer: Recognizer) -> Recognizer:
-    """Switch off compiled forms of its parts, which cannot be mapped over members."""
-    for module in recognizer.modules():
-        part: Any = module
-        if getattr(part, "compiled", False):
-            part.compiled = False
-    return recognizer
