@@ -29,6 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serkit.audio import SOUND_SUFFIXES, Waveform
+from serkit.checkpoints import checkpoint_kind
 from serkit.features.acoustic import ACOUSTIC_SETS
 from serkit.features.cache import default_cache_dir
 from serkit.features.clip_features import ClipFeatureConfig, ClipFeatures, clip_features
@@ -501,15 +502,8 @@ class ClipRow:
 
 
 def holds_sentiment_model(folder: Path | str) -> bool:
-    """Tell whether a checkpoint or run folder holds a model of sentiment."""
-    for place in (Path(folder), Path(folder) / "model"):
-        try:
-            saved = json.loads((place / "config.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            continue
-        if isinstance(saved, dict) and saved.get("kind") == KIND:
-            return True
-    return False
+    """Tell whether a checkpoint folder, a run folder or a name is that of a model of clips."""
+    return checkpoint_kind(folder) == KIND
 
 
 def open_clip_predictor(
