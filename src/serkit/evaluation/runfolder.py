@@ -50,6 +50,7 @@ _LEFT_OUT = {
     "embeddings.npz": "the map of embeddings",
 }
 _CURVE_COLUMNS = ("train_loss", "dev_loss", "dev_uar", "dev_war")
+EMOTION = "emotion"  # task of a run.json that names none
 SELECTED_ON_TEST = "selected on test"
 SPEAKER_DEPENDENT = "speaker-dependent"
 
@@ -244,7 +245,8 @@ def read_run(path: Path | str) -> RunFolder:
     Raises
     ------
     RunFolderError
-        If there is no predictions table, or a file of the folder is damaged.
+        If there is no predictions table, the run is of another task, or a file of the folder is
+        damaged.
     PredictionsError
         If the predictions table cannot be used.
     """
@@ -262,12 +264,13 @@ def read_run(path: Path | str) -> RunFolder:
         )
     if not path.exists():
         raise RunFolderError(f"{path}: no such run folder")
+    run = _read_json(path / "run.json")
+    _refuse_other_task(run or {}, path)
     if not (path / "predictions.csv").is_file():
         raise RunFolderError(
             f"{path}: holds no predictions.csv, so it is no finished run: give the folder that "
             "'serkit train' wrote, or resume the training"
         )
-    run = _read_json(path / "run.json")
     _check_run(run or {}, path / "run.json")
     labels = run.get("labels") if run else None
     predictions = read_predictions(path / "predictions.csv", classes=labels or None)
@@ -316,6 +319,16 @@ def _read_json(path: Path) -> Mapping[str, Any] | None:
     if not isinstance(content, dict):
         raise RunFolderError(f"{path}: holds a {type(content).__name__}, expected a JSON object")
     return content
+
+
+def _refuse_other_task(run: Mapping[str, Any], path: Path) -> None:
+    """Refuse a run that does not tell emotions apart."""
+    task = run.get("task", EMOTION)
+    if task != EMOTION:
+        raise RunFolderError(
+            f"{path}: a finished run of the task '{task}', expected one that tells emotions apart: "
+            f"its own scores are in its metrics.json and report.html ('serkit report {path}')"
+        )
 
 
 def _check_run(run: Mapping[str, Any], path: Path) -> None:
