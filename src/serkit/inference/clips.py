@@ -58,6 +58,7 @@ __all__ = [
     "holds_sentiment_model",
     "open_clip_predictor",
     "predict_clips",
+    "read_clip_features",
     "stored_clip_config",
 ]
 
@@ -304,10 +305,11 @@ class ClipPredictor:
             if text is None:
                 raise InputError("nothing to judge: name a clip, a sound file or a picture")
             return None
-        if sound_path == picture_path:
-            return _readable(sound_path, config)
+        if sound_path is not None and sound_path == picture_path:
+            return read_clip_features(sound_path, config)
         sound, pictures = (
-            None if one is None else _readable(one, config) for one in (sound_path, picture_path)
+            None if one is None else read_clip_features(one, config)
+            for one in (sound_path, picture_path)
         )
         if sound is None or pictures is None:
             return sound or pictures
@@ -441,9 +443,14 @@ def _refuse_other_sets(model: SentimentModel, config: ClipFeatureConfig) -> None
         model.refuse_other_features(stream, names)
 
 
-def _readable(path: Path | str | None, config: ClipFeatureConfig) -> ClipFeatures:
-    """Compute the features of a file, and refuse one that cannot be decoded."""
-    assert path is not None
+def read_clip_features(path: Path | str, config: ClipFeatureConfig) -> ClipFeatures:
+    """Compute the features of a clip, and refuse one that cannot be decoded.
+
+    Raises
+    ------
+    InputError
+        If it cannot.
+    """
     found = clip_features(path, config)
     if found.audio_status == found.vision_status == "decode_error":
         raise InputError("; ".join(found.messages))
