@@ -35,6 +35,7 @@ from serkit.labels import canonical_label
 from serkit.types import InputError, Utterance
 
 __all__ = [
+    "NO_LABEL",
     "CorpusCounts",
     "CorpusError",
     "ManifestFormat",
@@ -60,7 +61,7 @@ _NUMBERS = frozenset(
 )
 _REQUIRED = ("id", "path", "corpus", "speaker")
 _PARTS = ("train", "dev", "test")
-_NO_LABEL = ("nan", "none", "null")  # as other programs write an empty cell
+NO_LABEL = ("nan", "none", "null")  # as other programs write an empty cell
 _UNKNOWN_SPEAKER = "unknown"
 
 # Field of an utterance -> column names under which other people's tables hold it, likeliest first.
@@ -580,7 +581,7 @@ def _utterance(
     values: dict[str, Any] = {"label": None}
     for name in _FIELDS:
         cell = cells.get(name, "")
-        if not cell or (name == "label" and cell.strip().lower() in _NO_LABEL):
+        if not cell or (name == "label" and cell.strip().lower() in NO_LABEL):
             continue
         if name in _NUMBERS:
             try:
