@@ -40,7 +40,7 @@ from numpy.typing import NDArray
 from serkit.evaluation.predictions import Predictions, read_predictions
 from serkit.types import InputError
 
-__all__ = ["Curves", "Embeddings", "RunFolder", "RunFolderError", "read_run"]
+__all__ = ["Curves", "Embeddings", "RunFolder", "RunFolderError", "read_run", "refuse_other_task"]
 
 _LEFT_OUT = {
     "run.json": "what was trained, on which corpus and under which protocol",
@@ -264,13 +264,13 @@ def read_run(path: Path | str) -> RunFolder:
         )
     if not path.exists():
         raise RunFolderError(f"{path}: no such run folder")
-    run = _read_json(path / "run.json")
-    _refuse_other_task(run or {}, path)
+    refuse_other_task(path)
     if not (path / "predictions.csv").is_file():
         raise RunFolderError(
             f"{path}: holds no predictions.csv, so it is no finished run: give the folder that "
             "'serkit train' wrote, or resume the training"
         )
+    run = _read_json(path / "run.json")
     _check_run(run or {}, path / "run.json")
     labels = run.get("labels") if run else None
     predictions = read_predictions(path / "predictions.csv", classes=labels or None)
@@ -296,6 +296,22 @@ def read_run(path: Path | str) -> RunFolder:
     return folder
 
 
+def refuse_other_task(path: Path) -> None:
+    """Refuse the folder of a run that does not tell emotions apart.
+
+    Raises
+    ------
+    RunFolderError
+        If it is one.
+    """
+    task = (_read_json(path / "run.json") or {}).get("task", EMOTION)
+    if task != EMOTION:
+        raise RunFolderError(
+            f"{path}: a finished run of the task '{task}', expected one that tells emotions apart: "
+            f"its own scores are in its metrics.json and report.html ('serkit report {path}')"
+        )
+
+
 def _mapping(value: object) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
@@ -319,16 +335,6 @@ def _read_json(path: Path) -> Mapping[str, Any] | None:
     if not isinstance(content, dict):
         raise RunFolderError(f"{path}: holds a {type(content).__name__}, expected a JSON object")
     return content
-
-
-def _refuse_other_task(run: Mapping[str, Any], path: Path) -> None:
-    """Refuse a run that does not tell emotions apart."""
-    task = run.get("task", EMOTION)
-    if task != EMOTION:
-        raise RunFolderError(
-            f"{path}: a finished run of the task '{task}', expected one that tells emotions apart: "
-            f"its own scores are in its metrics.json and report.html ('serkit report {path}')"
-        )
 
 
 def _check_run(run: Mapping[str, Any], path: Path) -> None:

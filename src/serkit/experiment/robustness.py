@@ -44,7 +44,7 @@ from serkit.checkpoints import CONFIG_FILE, WEIGHTS_FILE, find_checkpoint
 from serkit.corpora.manifest import import_manifest
 from serkit.evaluation.figures import noise_figure
 from serkit.evaluation.predictions import Predictions, write_predictions
-from serkit.evaluation.runfolder import RunFolder, read_run
+from serkit.evaluation.runfolder import RunFolder, read_run, refuse_other_task
 from serkit.evaluation.scores import jsonable
 from serkit.evaluation.significance import Interval
 from serkit.evaluation.summary import Summary, summarize
@@ -406,6 +406,7 @@ class NoiseMaker:
 def _subject_of_run(
     run: Path, plan: NoisePlan, *, corpora_dir: Path | None, progress: Progress
 ) -> Subject:
+    refuse_other_task(run)
     if run.exists() and not (run / "members").is_dir():
         raise InputError(
             f"{run}: no folder 'members', so no trained fold to judge: give the run folder that "

@@ -264,14 +264,18 @@ class ClipPredictor:
             if text is None and "text" not in without:
                 heard = self._hear(found, warnings)
         streams = self._streams(found, heard, text, without)
+        file = str(path or audio or image or "")
+        messages = found.messages if found is not None else ()
         with _timed(timings, "model"):
-            judged = self._judge(streams, None)
+            try:
+                judged = self._judge(streams, None)
+            except InputError as error:
+                raise InputError(f"{'; '.join(messages) or file}: {error}") from None
             pairs = self._pairs(streams, judged)
         with _timed(timings, "over_time"):
             windows = tuple(self._over_time(streams))
-        messages = found.messages if found is not None else ()
         return ClipPrediction(
-            file=str(path or audio or image or ""),
+            file=file,
             duration_s=streams.duration_s,
             text=streams.text,
             text_source=_source(streams.text, text),
