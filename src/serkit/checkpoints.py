@@ -94,8 +94,9 @@ def find_checkpoint(name_or_folder: Path | str, kind: str = EMOTION) -> Path:
         if (place / CONFIG_FILE).is_file() and (place / WEIGHTS_FILE).is_file():
             return place
     wanted = _KINDS[kind]
+    of_what = "" if kind == EMOTION else f" of a {wanted.name}"
     raise InputError(
-        f"no checkpoint '{name_or_folder}' of a {wanted.name}: looked for {CONFIG_FILE} and "
+        f"no checkpoint '{name_or_folder}'{of_what}: looked for {CONFIG_FILE} and "
         f"{WEIGHTS_FILE} in {', '.join(map(str, places))}; train one with {wanted.trained_by}"
     )
 

@@ -289,7 +289,8 @@ def run_sentiment(
     """
     if crew_size() > 1:
         raise InputError(
-            "generated labels are kept by one process: start 'serkit train' without torchrun"
+            "a model of clips is trained by one process, which keeps its generated labels: start "
+            "'serkit train' without torchrun"
         )
     progress = progress or Quiet()
     return in_run_folder(
