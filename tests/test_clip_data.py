@@ -114,7 +114,9 @@ def test_files_that_are_something_else_give_one_line(tmp_path):
         assert "\n" not in str(caught.value)
 
     refusal("are kept in a .npz", at=tmp_path / "clips.pkl")
-    refusal("cannot be read", at=tmp_path / "other.npz")
+    refusal("other.npz: no such file", at=tmp_path / "other.npz")
+    beside.unlink()
+    refusal("clips.json: cannot be read")
     beside.write_text(words + " ", encoding="utf-8")
     refusal("does not belong to clips.json")
     beside.write_text("{", encoding="utf-8")

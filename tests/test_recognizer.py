@@ -10,8 +10,7 @@ import soundfile
 import torch
 from safetensors.torch import load_file, save_file
 
-import serkit
-from serkit.recognizer import Recognizer, RecognizerConfig, find_checkpoint, load_recognizer
+from serkit.recognizer import Recognizer, RecognizerConfig, load_recognizer
 from serkit.types import InputError
 from tests_support import RATE, tone
 
@@ -110,24 +109,12 @@ def test_one_sample_is_enough(recognizer):
     assert recognizer.predict(np.array([0.1]), RATE).label in CONFIG.classes
 
 
-def test_run_folders_and_names_are_found(checkpoint, tmp_path, monkeypatch):
-    assert find_checkpoint(tmp_path) == checkpoint
-    monkeypatch.setenv("SERKIT_MODELS", str(tmp_path))
-    assert find_checkpoint("model") == checkpoint
-    assert serkit.load_recognizer("model").labels.classes == ("happy", "sad")
-
-
-def test_a_missing_checkpoint_names_the_places(tmp_path):
-    with pytest.raises(InputError, match=r"no checkpoint .*config.json.*serkit train"):
-        load_recognizer(tmp_path / "nothing")
-
-
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("{", "not valid JSON"),
         ("[" * 100_000, "not valid JSON"),
-        ("[]", "checkpoint format 'list'"),
+        ("[]", "holds a list, expected an object"),
         ('{"format": 99}', "checkpoint format 99, expected 1"),
         ('{"format": 1}', "damaged or incomplete"),
     ],

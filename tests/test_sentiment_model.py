@@ -232,14 +232,14 @@ def test_damaged_checkpoints_give_one_line(tmp_path):
             load_sentiment_model(tmp_path)
         assert "\n" not in str(caught.value)
 
-    refusal("no model of sentiment in")
+    refusal("no checkpoint .* of a model of clips")
     model().save(tmp_path)
     config, weights = tmp_path / "config.json", tmp_path / "model.safetensors"
     saved = json.loads(config.read_text())
     config.write_text("{")
     refusal("not valid JSON")
     config.write_text(json.dumps(saved | {"kind": "emotion"}))
-    refusal("kind 'emotion' of format 1, expected 'sentiment'")
+    refusal("a recognizer of emotion, expected a model of clips")
     config.write_text(json.dumps(saved | {"audio": {"n_features": "many"}}))
     refusal("config.audio.n_features")
     config.write_text(json.dumps(saved | {"vision": {"n_features": 9}}))

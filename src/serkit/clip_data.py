@@ -245,12 +245,12 @@ def read_clip_data(path: Path | str) -> ClipData:
         If a file is missing, damaged, of another version, or belongs to another one.
     """
     path = _npz(path)
+    if not path.is_file():
+        raise ClipDataError(f"{path}: no such file")
     words, text = _read_words(path.with_suffix(".json"))
     try:
         with np.load(path, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}
-    except FileNotFoundError:
-        raise ClipDataError(f"{path}: no such file") from None
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
         reason = " ".join(str(error).split())[:120]
         raise ClipDataError(f"{path}: not a readable .npz of numbers ({reason})") from None

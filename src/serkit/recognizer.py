@@ -8,7 +8,6 @@ card, ``README.md``; the weights of frozen encoders, where there are any, lie be
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -25,8 +24,11 @@ from torch.nn.utils.rnn import pad_sequence
 from serkit.audio import Channel, Waveform, load_audio, require_sound, resample
 from serkit.checkpoints import (
     CONFIG_FILE,
+    EMOTION,
     WEIGHTS_FILE,
+    find_checkpoint,
     load_tensors,
+    read_checkpoint_config,
     save_tensors,
     write_checkpoint,
 )
@@ -54,7 +56,7 @@ from serkit.models import build_model, model_to_dict
 from serkit.transcripts import Symbols, clean_transcript
 from serkit.types import InputError, Prediction
 
-__all__ = ["Batch", "Recognizer", "RecognizerConfig", "find_checkpoint", "load_recognizer"]
+__all__ = ["Batch", "Recognizer", "RecognizerConfig", "load_recognizer"]
 
 Batch = Mapping[str, Tensor]
 
@@ -685,45 +687,17 @@ class Recognizer(nn.Module):
         )
 
 
-def find_checkpoint(name_or_folder: Path | str) -> Path:
-    """Find a checkpoint: a checkpoint folder, a run folder, or a name under ``SERKIT_MODELS``.
-
-    Raises
-    ------
-    InputError
-        If nothing of that name is a checkpoint; the message lists the places looked in.
-    """
-    models = Path(os.environ.get("SERKIT_MODELS", "~/.cache/serkit/models")).expanduser()
-    given = Path(name_or_folder).expanduser()
-    places = [given, given / "model", models / str(name_or_folder)]
-    for place in places:
-        if (place / CONFIG_FILE).is_file() and (place / WEIGHTS_FILE).is_file():
-            return place
-    raise InputError(
-        f"no checkpoint '{name_or_folder}': looked for {CONFIG_FILE} and {WEIGHTS_FILE} in "
-        f"{', '.join(map(str, places))}; train one with 'serkit train' or 'serkit demo'"
-    )
-
-
 def load_recognizer(name_or_folder: Path | str) -> Recognizer:
     """Load a trained recognizer from a checkpoint folder, a run folder, or by name.
 
     Raises
     ------
     InputError
-        If there is no checkpoint, or its files are damaged or do not fit each other.
+        If there is no checkpoint, it is of another kind, or its files are damaged or do not fit
+        each other.
     """
     folder = find_checkpoint(name_or_folder)
-    try:
-        saved = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise InputError(f"{folder / CONFIG_FILE}: not valid JSON ({error})") from None
-    if not isinstance(saved, dict) or saved.get("format") != FORMAT:
-        got = saved.get("format") if isinstance(saved, dict) else type(saved).__name__
-        raise InputError(
-            f"{folder / CONFIG_FILE}: checkpoint format {got!r}, expected {FORMAT}: "
-            "not a serkit checkpoint, or one of another version"
-        )
+    saved = read_checkpoint_config(folder, EMOTION, version=FORMAT)
     try:
         known = {f.name for f in fields(RecognizerConfig)}
         config = RecognizerConfig(**{k: v for k, v in saved.items() if k in known})

@@ -13,7 +13,6 @@ trained on are refused, by their names where both sides know them, else by their
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -24,7 +23,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from serkit.checkpoints import CONFIG_FILE, WEIGHTS_FILE, load_tensors, write_checkpoint
+from serkit.checkpoints import (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    find_checkpoint,
+    load_tensors,
+    read_checkpoint_config,
+    write_checkpoint,
+)
 from serkit.clip_data import finite
 from serkit.evaluation.sentiment import SIMS_CLASSES, mosi_classes, sims_classes
 from serkit.features.normalise import FeatureNorm
@@ -473,20 +479,12 @@ def load_sentiment_model(folder: Path | str) -> SentimentModel:
     Raises
     ------
     InputError
-        If there is no checkpoint, or its files are damaged or do not fit each other.
+        If there is no checkpoint, it is of another kind, or its files are damaged or do not fit
+        each other.
     """
-    folder = _find(Path(folder))
+    folder = find_checkpoint(folder, KIND)
     path = folder / CONFIG_FILE
-    try:
-        saved = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path}: not valid JSON ({error})") from None
-    found = (saved.get("kind"), saved.get("format")) if isinstance(saved, dict) else (None, None)
-    if found != (KIND, FORMAT):
-        raise InputError(
-            f"{path}: kind {found[0]!r} of format {found[1]!r}, expected '{KIND}' of format "
-            f"{FORMAT}: no model of sentiment, or one of another version"
-        )
+    saved = read_checkpoint_config(folder, KIND, version=FORMAT)
     try:
         known = {f.name for f in fields(SentimentModelConfig)}
         settings = {key: value for key, value in saved.items() if key in known}
@@ -502,16 +500,6 @@ def load_sentiment_model(folder: Path | str) -> SentimentModel:
         detail = " ".join(str(error).split())[:300]
         raise InputError(f"{weights}: weights do not fit {CONFIG_FILE} ({detail})") from None
     return model.eval()
-
-
-def _find(given: Path) -> Path:
-    for place in (given, given / "model"):
-        if (place / CONFIG_FILE).is_file() and (place / WEIGHTS_FILE).is_file():
-            return place
-    raise InputError(
-        f"no model of sentiment in '{given}': looked for {CONFIG_FILE} and {WEIGHTS_FILE} there "
-        "and in its folder model; train one with 'serkit train self_mm/honest'"
-    )
 
 
 def _labels(value: float, scale: str) -> dict[str, str | int]:

@@ -11,7 +11,6 @@ Where nobody speaks at all, the text is empty.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -22,7 +21,14 @@ import torch
 from torch import Tensor, nn
 
 from serkit.audio import Waveform, resample
-from serkit.checkpoints import CONFIG_FILE, WEIGHTS_FILE, load_tensors, write_checkpoint
+from serkit.checkpoints import (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    find_checkpoint,
+    load_tensors,
+    read_checkpoint_config,
+    write_checkpoint,
+)
 from serkit.features.fbank import FBANK_PRESETS, Fbank, FbankConfig
 from serkit.features.voice_activity import speech_stretches
 from serkit.models.asr import asr_model_to_dict, build_asr_model
@@ -40,7 +46,6 @@ __all__ = [
     "SpeechRecogniser",
     "SpeechRecogniserConfig",
     "build_fbank",
-    "find_speech_recogniser",
     "load_matching",
     "load_speech_recogniser",
 ]
@@ -426,18 +431,9 @@ def load_speech_recogniser(folder: Path | str) -> SpeechRecogniser:
     InputError
         If there is none, it is of another task, or its files are damaged or do not fit each other.
     """
-    folder = find_speech_recogniser(Path(folder).expanduser())
+    folder = find_checkpoint(folder, TASK)
     path = folder / CONFIG_FILE
-    try:
-        saved = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InputError(f"{path}: not valid JSON ({error})") from None
-    if not isinstance(saved, dict) or saved.get("task") != TASK or saved.get("format") != FORMAT:
-        got = saved if isinstance(saved, dict) else {}
-        raise InputError(
-            f"{path}: task {got.get('task', 'emotion')!r}, format {got.get('format')!r}, expected "
-            f"'{TASK}', {FORMAT}: not a speech recogniser, or one of another version"
-        )
+    saved = read_checkpoint_config(folder, TASK, version=FORMAT)
     known = {one.name for one in fields(SpeechRecogniserConfig)}
     try:
         config = checked(
@@ -471,9 +467,10 @@ def load_matching(recogniser: SpeechRecogniser, folder: Path | str) -> list[str]
     Raises
     ------
     InputError
-        If there is no checkpoint, or none of its tensors fits.
+        If there is no checkpoint, it is of another kind, or none of its tensors fits.
     """
-    folder = find_speech_recogniser(Path(folder).expanduser())
+    folder = find_checkpoint(folder, TASK)
+    read_checkpoint_config(folder, TASK, version=FORMAT)
     given = load_tensors(folder / WEIGHTS_FILE)
     own = recogniser.state_dict()
     fitting = {k: t for k, t in given.items() if k in own and own[k].shape == t.shape}
@@ -484,23 +481,6 @@ def load_matching(recogniser: SpeechRecogniser, folder: Path | str) -> list[str]
         )
     recogniser.load_state_dict(own | fitting)
     return sorted(set(own) - set(fitting))
-
-
-def find_speech_recogniser(folder: Path) -> Path:
-    """Find the checkpoint in a checkpoint folder or a run folder.
-
-    Raises
-    ------
-    InputError
-        If there is none.
-    """
-    for place in (folder, folder / "model"):
-        if (place / CONFIG_FILE).is_file() and (place / WEIGHTS_FILE).is_file():
-            return place
-    raise InputError(
-        f"{folder}: no speech recogniser: expected {CONFIG_FILE} and {WEIGHTS_FILE} in it or in "
-        "model/; train one with 'serkit train asr/conformer'"
-    )
 
 
 def _sound(waveform: Waveform) -> Waveform:

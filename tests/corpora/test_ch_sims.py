@@ -217,6 +217,24 @@ def test_a_manifest_of_emotion_is_a_table_of_clips(tmp_path):
     table.write_text("path,label,annotation\na.mp4,happy,sad\n")
     with pytest.raises(CorpusError, match="'label': got 'happy', expected a number"):
         CLIP_CORPORA["table"].read(table)
+    table.write_text("path,label\na.mp4,inf\nb.mp4,nan\n")
+    with pytest.raises(CorpusError, match="'label': got inf, expected -3 to 3"):
+        CLIP_CORPORA["table"].read(table)
     table.write_text("path,label\na.mp4,happy\nb.mp4,0.4\n")
     with pytest.raises(CorpusError, match="'label': got 'happy', expected a number"):
         CLIP_CORPORA["table"].read(table)
+
+
+@pytest.mark.parametrize("nothing", ["nan", "NaN", "none", "null"])
+def test_what_other_programs_write_for_no_label_is_no_class_and_no_number(tmp_path, nothing):
+    table = tmp_path / "clips.csv"
+    table.write_text(f"path,label\na.mp4,{nothing}\nb.mp4,{nothing}\n")
+    (one, _) = CLIP_CORPORA["table"].read(table)
+    assert one.annotation == ""
+    assert math.isnan(one.labels["M"])
+    table.write_text(f"path,label\na.mp4,happy\nb.mp4,{nothing}\n")
+    assert [clip.annotation for clip in CLIP_CORPORA["table"].read(table)] == ["happy", ""]
+    table.write_text(f"path,annotation,annotation_T\na.mp4,{nothing},{nothing}\nb.mp4,sad,sad\n")
+    one, two = CLIP_CORPORA["table"].read(table)
+    assert (one.annotation, one.stream_annotations) == ("", {})
+    assert (two.annotation, two.stream_annotations) == ("sad", {"T": "sad"})

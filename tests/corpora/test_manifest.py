@@ -307,6 +307,21 @@ def test_emobox_lines_get_speaker_and_label_from_the_reader(tmp_path: Path) -> N
     assert import_manifest(write(folder / "emovo.json", json.dumps(keyed))) == [one]
 
 
+def test_json_lines_are_read_whatever_the_file_is_called(tmp_path: Path) -> None:
+    lines = [
+        {"audio_filepath": f"{name}.wav", "text": "so nice", "duration": 1.5} for name in ("a", "b")
+    ]
+    text = "\n".join(json.dumps(line) for line in lines) + "\n"
+    found = import_manifest(write(tmp_path / "train.json", text), corpus="spoken")
+    assert found == import_manifest(write(tmp_path / "train.jsonl", text), corpus="spoken")
+    assert [(u.path.name, u.transcript) for u in found] == [
+        ("a.wav", "so nice"),
+        ("b.wav", "so nice"),
+    ]
+    whole = write(tmp_path / "list.json", json.dumps(lines, indent=1))
+    assert import_manifest(whole, corpus="spoken") == found
+
+
 def test_emobox_of_an_unknown_corpus_keeps_what_its_lines_say(tmp_path: Path) -> None:
     record = {
         "key": "k",
@@ -355,6 +370,7 @@ def test_unknown_format_is_refused(tmp_path: Path, utterances: list[Utterance]) 
     [
         ("a.jsonl", "{bad", "not valid JSON"),
         ("a.json", "{bad", "not valid JSON"),
+        ("a.json", '{"path": "a.wav"}\n{bad', "not valid JSON"),
         ("a.jsonl", "[1]\n", r"row 1: got [1], expected an object"),
         ("a.json", '{"k": 1}', "row 1: got 1, expected an object"),
     ],

@@ -82,12 +82,20 @@ def test_label_order_can_be_given_for_a_table_without_scores(table) -> None:
         ([HEADER, "1,s,1,0,sad,0.5,0.5", "2,,1,0,sad,0.5,0.5"], "row 2 .* has no speaker"),
         ([HEADER, "1,s,1,0,sad,0.5"], "row 1 has 6 cells, the header 7"),
         (["<html><body>not found</body></html>"], "no column 'id'"),
+        (
+            ["id,truth,predicted", "1,1,1", "2,-0.4,0.13"],
+            r"row 2 \(id 2\): .* numbers, expected cl",
+        ),
     ],
 )
 def test_tables_that_cannot_be_used_are_refused_in_one_line(table, lines, message) -> None:
     with pytest.raises(PredictionsError, match=message) as caught:
         read_predictions(table(*lines))
     assert "\n" not in str(caught.value)
+
+
+def test_whole_numbers_may_be_classes(table) -> None:
+    assert read_predictions(table("id,truth,predicted", "1,0,2", "2,2,2")).classes == ("0", "2")
 
 
 def test_the_same_utterance_may_occur_under_every_seed(table) -> None:

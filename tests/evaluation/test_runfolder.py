@@ -83,6 +83,13 @@ def test_curves_without_a_dev_part_are_read(tmp_path, write_toy_run) -> None:
     assert curves.selected.tolist() == [False, True]
 
 
+@pytest.mark.parametrize("task", ["decomposition", "sentiment", "transcription"])
+def test_a_run_of_another_task_is_not_called_unfinished(tmp_path, task) -> None:
+    (tmp_path / "run.json").write_text(json.dumps({"task": task}))
+    with pytest.raises(RunFolderError, match=f"finished run of the task '{task}'.*serkit report"):
+        read_run(tmp_path)
+
+
 def test_folders_that_are_no_finished_run_are_refused(tmp_path) -> None:
     with pytest.raises(RunFolderError, match="no such run folder"):
         read_run(tmp_path / "nothing")

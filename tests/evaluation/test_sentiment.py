@@ -213,6 +213,9 @@ def test_two_groups_are_too_few_to_resample():
     truth, predicted = drawn(20)
     interval = sentiment_interval(truth, predicted, ["a", "b"] * 10, n=100)
     assert "there are 2 speakers" in interval.note
+    interval = sentiment_interval(truth, predicted, ["a", "b"] * 10, cluster="video", n=100)
+    assert (interval.cluster, interval.n_clusters) == ("clip", 20)
+    assert interval.note.startswith("resampled over clips because there are 2 videos")
 
 
 def test_a_replicate_without_a_correlation_counts_as_0():

@@ -69,6 +69,27 @@ def test_every_scale_has_a_page(run, scale):
     assert metrics["streams"]["text"]["Corr"] is None  # it is constant
 
 
+def test_intervals_are_over_speakers_where_the_table_names_all_of_the_test_part(run):
+    def clusters() -> tuple[str, int]:
+        write_sentiment_report(run)
+        interval = json.loads((run / "metrics.json").read_text())["intervals"]["MAE"]
+        return interval["cluster"], interval["n_clusters"]
+
+    assert clusters() == ("video", 5)
+    table = run / "predictions.csv"
+    head, *lines = table.read_text().splitlines()
+
+    def name(speakers: list[str]) -> None:
+        rows = [f"{line},{speaker}" for line, speaker in zip(lines, speakers, strict=True)]
+        table.write_text("\n".join([f"{head},speaker", *rows]) + "\n")
+
+    name([f"s{number % 4}" for number in range(40)])
+    assert clusters() == ("speaker", 4)
+    assert "over 4 speakers" in (run / "report.html").read_text()
+    name(["", *["s1"] * 39])
+    assert clusters() == ("video", 5)
+
+
 def test_what_is_missing_or_damaged_gives_one_line(run):
     for name, content, reason in (
         ("run.json", "{", "not valid JSON"),

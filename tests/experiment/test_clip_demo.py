@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 
 pytest.importorskip("av")
 pytest.importorskip("cv2")
@@ -80,8 +81,6 @@ def test_the_page_holds_everything_and_fetches_nothing(clip, tmp_path):
 
 
 def test_the_page_of_a_voice_has_no_pictures(tmp_path):
-    import soundfile
-
     soundfile.write(tmp_path / "voice.wav", np.ones(8_000, np.float32) / 9, 16_000)
     one = prediction(tmp_path / "voice.wav", asr=None, text="", text_source="none")
     page = write_clip_page(tmp_path / "p.html", one, title="x", caution="y").read_text()
@@ -111,9 +110,29 @@ def test_a_folder_with_something_else_is_refused(tmp_path):
         run_clip_demo(tmp_path, size=SMALL)
 
 
-def test_a_clip_that_is_not_there_is_refused_before_anything_is_made(tmp_path):
-    with pytest.raises(InputError, match=r"nowhere\.mp4: no such file"):
-        run_clip_demo(tmp_path / "demo", clip=tmp_path / "nowhere.mp4", size=SMALL)
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("nowhere.mp4", "no such file"),
+        ("empty.mp4", "empty"),
+        ("cut.mp4", "cut.mp4: "),
+        ("notes.mp4", "notes.mp4: "),
+        ("folder.mp4", "director"),
+        ("silent.wav", "digital silence: nothing to judge"),
+        ("wall.mp4", "no face found.*no sound in it: nothing to judge"),
+    ],
+)
+def test_a_clip_that_cannot_be_judged_is_refused_before_anything_is_made(clip, tmp_path, name, why):
+    (tmp_path / "empty.mp4").touch()
+    (tmp_path / "cut.mp4").write_bytes(clip.read_bytes()[:300])
+    (tmp_path / "notes.mp4").write_text("not a clip, but a long enough text\n" * 40)
+    (tmp_path / "folder.mp4").mkdir()
+    soundfile.write(tmp_path / "silent.wav", np.zeros(8_000, np.float32), 16_000)
+    walls = (np.full((96, 128, 3), 128, np.uint8) for _ in range(5))
+    write_clip(tmp_path / "wall.mp4", walls, fps=10)
+    with pytest.raises(InputError, match=why) as caught:
+        run_clip_demo(tmp_path / "demo", clip=tmp_path / name, size=SMALL)
+    assert "\n" not in str(caught.value)
     assert not (tmp_path / "demo").exists()
 
 

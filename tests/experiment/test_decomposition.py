@@ -273,10 +273,11 @@ def test_settings_that_cannot_be_are_refused(corpus, tmp_path):
 
 
 def test_what_is_no_decomposition_is_refused(run, tmp_path):
-    with pytest.raises(InputError, match="no trained decomposition"):
+    with pytest.raises(InputError, match=r"of a decomposition of speech.*give folds/NAME"):
         load_decomposition(tmp_path)
     (tmp_path / "config.json").write_text('{"format": 1, "classes": []}')
-    with pytest.raises(InputError, match="is not of a decomposition"):
+    (tmp_path / "model.safetensors").touch()
+    with pytest.raises(InputError, match="a recognizer of emotion, expected a decomposition"):
         load_decomposition(tmp_path)
     saved = json.loads((run / "model" / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(saved | {"format": 99}))

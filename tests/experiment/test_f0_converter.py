@@ -200,11 +200,11 @@ def test_what_does_not_fit_is_refused(run, split, corpus, tmp_path):
 
     with pytest.raises(ConfigError, match="give both the same settings"):
         attempt(f"pitch_converter={run}", "front_end.f0_max_hz=500")
-    with pytest.raises(InputError, match="is not of a pitch converter"):
+    with pytest.raises(InputError, match="a decomposition of speech, expected a pitch converter"):
         attempt(f"pitch_converter={split}")
-    with pytest.raises(InputError, match="is not of a decomposition"):
+    with pytest.raises(InputError, match="a pitch converter, expected a decomposition of speech"):
         load_decomposition(run)
-    with pytest.raises(InputError, match="no trained pitch converter"):
+    with pytest.raises(InputError, match="of a pitch converter: looked for"):
         load_pitch_converter(tmp_path)
     with pytest.raises(ConfigError, match=r"model\.name is 'converter': expected speech_split or"):
         attempt("model.name=converter")

@@ -218,6 +218,15 @@ def test_damaged_files_give_one_line(tmp_path, data, reason):
         write_mmsa_pickle(toy_clips(8), tmp_path / "missing" / "x.pkl")
 
 
+def test_clips_without_features_are_told_how_to_get_them(tmp_path):
+    with pytest.raises(
+        ClipDataError, match=r"make them with 'serkit extract .*c\.csv --corpus table"
+    ):
+        read_clips(tmp_path / "c.csv")
+    with pytest.raises(ClipDataError, match=r"make them with 'serkit extract \S+ -o features.npz'"):
+        read_clips(tmp_path)
+
+
 def test_classes_of_older_files_are_read_and_written_again(tmp_path):
     content = whole()
     for part in ("train", "valid", "test"):

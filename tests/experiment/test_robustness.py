@@ -314,6 +314,9 @@ def test_runs_without_members_are_refused(tone_run, tmp_path):
         measure_robustness(tone_run / "model", plan)
     with pytest.raises(InputError, match="no such run folder"):
         measure_robustness(tmp_path / "gone", plan)
+    (tmp_path / "run.json").write_text('{"task": "transcription"}')
+    with pytest.raises(InputError, match="a finished run of the task 'transcription'"):
+        measure_robustness(tmp_path, plan)
     run = tmp_path / "run"
     shutil.copytree(tone_run, run)
     shutil.rmtree(next((run / "members").glob("*dee-seed1")))

@@ -93,6 +93,26 @@ def test_the_report_is_one_page_that_says_what_limits_it(finished):
     assert "| MAE |" in card
 
 
+def test_runs_on_synthetic_clips_say_so_and_intervals_are_over_known_speakers(tmp_path):
+    data = toy_clips(
+        speakers=tuple(f"speaker{i // 4 % 6}" for i in range(96)),
+        settings={"acoustic": "toy4", "vision": "toy6", "corpus": "synthetic_clips"},
+    )
+    path = write_clip_data(data, tmp_path / "clips.npz")
+    settings = ("split.kind=group", "split.n_folds=3", "training.epochs=1", "seeds=[1]")
+    out = tmp_path / "run"
+    run_sentiment(config(path, *settings), out=out)
+    metrics = read_metrics(out)
+    assert metrics["warnings"][0] == "SYNTHETIC"
+    interval = metrics["intervals"]["MAE"]
+    assert (interval["cluster"], interval["n_clusters"], interval["note"]) == ("speaker", 6, "")
+    assert any("interval over 6 speakers" in line for line in headline(metrics))
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert '<li class="badge bad">SYNTHETIC</li>' in page
+    assert "The interval is over 6 speakers." in page
+    assert "SYNTHETIC" in (out / "model" / "README.md").read_text(encoding="utf-8")
+
+
 def test_the_screen_shows_every_score_beside_what_knows_nothing(finished):
     lines = headline(read_metrics(finished))
     assert len(lines) == 8
@@ -335,9 +355,22 @@ def unlabelled() -> ClipData:
     return toy_clips(labels={"M": np.where(np.arange(96) == 5, np.nan, 0.5)})
 
 
+def off_scale(stream: str, value: float) -> ClipData:
+    labels = dict(toy_clips().labels)
+    labels[stream] = np.where(np.arange(96) % 48 == 5, value, labels[stream])
+    return toy_clips(labels=labels)
+
+
 @pytest.mark.parametrize(
     ("make", "overrides", "reason"),
     [
+        (
+            lambda: off_scale("M", 2.4),
+            [],
+            r"video001\$_\$0001 has the label M = 2\.4.*-1 to 1 \(2 ",
+        ),
+        (lambda: off_scale("A", -np.inf), [], "has the label A = -inf"),
+        (lambda: off_scale("M", 9), ["scale=mosi"], "'mosi' goes from -3 to 3"),
         (toy_clips, ["text={name='vectors'}"], "vectors have one setting"),
         (toy_clips, ["text={name='vectors', n_features=4}"], "the data have no vectors of tokens"),
         (toy_clips, ["tokens=stored"], "the data have no text_bert"),

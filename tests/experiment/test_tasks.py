@@ -49,6 +49,8 @@ def test_resources_that_a_task_has_no_use_for_are_refused(tmp_path):
         run_task(config, out=tmp_path / "run", memory=1)
     with pytest.raises(InputError, match="--jobs trains folds side by side"):
         run_task(config, out=tmp_path / "run", n_jobs=2)
+    with pytest.raises(InputError, match=r"--resume-from is for speech recognisers.*'sentiment'"):
+        run_task(config, out=tmp_path / "run", resume_from=tmp_path / "state.safetensors")
 
 
 @pytest.mark.parametrize(

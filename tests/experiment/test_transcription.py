@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from experiment import tone_words
 from serkit.audio import load_audio
 from serkit.experiment.config import ConfigError, CorpusConfig, check_experiment, preset_names
 from serkit.experiment.progress import Quiet
-from serkit.experiment.tasks import load_task
+from serkit.experiment.tasks import load_task, run_task
 from serkit.experiment.transcription.parts import (
     LengthConfig,
     PartsConfig,
@@ -237,12 +238,24 @@ def test_a_named_state_is_gone_on_from_instead_of_the_last(tones, tmp_path, monk
             run_transcription(wanted, out=tmp_path / "run")
     kept, last = tmp_path / "kept.safetensors", tmp_path / "run" / "train" / "state.safetensors"
     shutil.copyfile(last, kept)
+    with safe_open(kept, framework="pt") as stored:
+        tensors = {name: stored.get_tensor(name) for name in stored.keys()}
+        meta = json.loads(stored.metadata()["meta"])
+    foreign = {"meta": json.dumps(meta | {"identity": "of another"})}
+    save_file(tensors, tmp_path / "foreign.safetensors", metadata=foreign)
     last.write_bytes(b"damaged")
-    run_transcription(wanted, out=tmp_path / "run", resume_from=kept)
+    with pytest.raises(InputError, match=r"foreign.*belongs to another training.*name a state of"):
+        run_transcription(
+            wanted, out=tmp_path / "run", resume_from=tmp_path / "foreign.safetensors"
+        )
+    assert last.read_bytes() == b"damaged"  # what is there stays until a fitting state is saved
+    run_task(wanted, out=tmp_path / "run", resume_from=kept)
     run_transcription(wanted, out=tmp_path / "whole")
     assert_same_training(tmp_path / "run", tmp_path / "whole")
     with pytest.raises(InputError, match="no such state"):
         run_transcription(wanted, out=tmp_path / "run", resume_from=tmp_path / "no")
+    with pytest.raises(InputError, match=r"its training is over.*start_from"):
+        run_transcription(wanted, out=tmp_path / "run", resume_from=kept)
 
 
 @pytest.mark.slow

@@ -222,6 +222,27 @@ def test_classes_are_learned_by_all_heads_alike():
     torch.testing.assert_close(picked, expected)
 
 
+def test_rare_classes_count_more_where_asked():
+    labels = torch.tensor([0] * (N - 3) + [1] * 3)
+    people = torch.full((N,), -1)
+    people[0] = 2
+    outputs = class_outputs()
+    outputs["present"][:4, 1] = False
+    criterion = ClassCriterion(labels, human={"vision": people}, weights="balanced")
+    found = criterion.loss(outputs, {"rows": torch.arange(N)}, share=1.0)
+    expected = torch.zeros(())
+    for name in ("fused", "text", "audio", "vision"):
+        truth = criterion.labels[name]
+        counts = truth.bincount(minlength=3)
+        weight = torch.where(counts > 0, N / (3 * counts), 0.0)
+        rows = slice(4 if name == "audio" else 0, N)
+        expected += nn.functional.cross_entropy(outputs[name][rows], truth[rows], weight=weight)
+    torch.testing.assert_close(found, expected)
+    assert criterion.describe() == ClassCriterion(labels, human={"vision": people}).describe() | {
+        "weights": "balanced"
+    }
+
+
 def test_a_stream_that_is_missing_teaches_its_head_nothing():
     outputs = class_outputs()
     outputs["present"][:6, 1] = False

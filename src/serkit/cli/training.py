@@ -26,6 +26,12 @@ def train(
     corpora_dir: CorporaDir = None,
     out: Annotated[Optional[Path], typer.Option(help="Run folder.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a stopped run.")] = False,
+    resume_from: Annotated[
+        Optional[Path],
+        typer.Option(
+            help="Of a speech recogniser: a kept state of this run to go on from, not the last."
+        ),
+    ] = None,
     jobs: Jobs = None,
     memory: Annotated[
         Optional[str],
@@ -104,6 +110,7 @@ def train(
                 out=out or Path("runs") / config.run_name,
                 corpora_dir=corpora_dir,
                 resume=resume,
+                resume_from=resume_from,
                 n_jobs=jobs,
                 memory=limit,
                 cohort=not no_cohort,

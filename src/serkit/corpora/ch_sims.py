@@ -24,6 +24,7 @@ from serkit.corpora.labelled_clips import (
     LabelledClip,
     clip_part,
     find_clip,
+    read_annotation,
     read_label,
     read_stream_annotations,
     read_table,
@@ -129,7 +130,7 @@ def _clip(root: Path, row: Mapping[str, str], where: str, *, limit: float) -> La
         part=clip_part(row["mode"], where=f"{where}, column 'mode'"),
         group=video,
         labels=labels,
-        annotation=row.get("annotation", ""),
+        annotation=read_annotation(row),
         stream_annotations=read_stream_annotations(row),
     )
 

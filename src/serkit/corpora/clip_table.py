@@ -21,6 +21,8 @@ from serkit.corpora.labelled_clips import (
     ClipCounts,
     LabelledClip,
     clip_part,
+    is_unknown,
+    read_annotation,
     read_label,
     read_stream_annotations,
     read_table,
@@ -85,8 +87,16 @@ def _holds_words(rows: Sequence[Mapping[str, str]]) -> bool:
     """Tell whether the column ``label`` holds classes rather than numbers."""
     if "annotation" in rows[0]:
         return False
-    cells = [cell for row in rows if (cell := row.get("label", ""))]
-    return bool(cells) and not any(cell[:1] in "+-.0123456789" for cell in cells)
+    cells = [cell for row in rows if not is_unknown(cell := row.get("label", ""))]
+    return bool(cells) and not any(map(_is_number, cells))
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
 
 
 def _named(row: Mapping[str, str]) -> dict[str, str]:
@@ -112,7 +122,7 @@ def _clip(table: Path, row: Mapping[str, str], where: str) -> LabelledClip:
             )
             for stream, column in _LABELS.items()
         },
-        annotation=row.get("annotation", ""),
+        annotation=read_annotation(row),
         stream_annotations=read_stream_annotations(row),
         speaker=row.get("speaker") or None,
     )

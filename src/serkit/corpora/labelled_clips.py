@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from serkit.corpora.manifest import CorpusError
+from serkit.corpora.manifest import NO_LABEL, CorpusError
 
 __all__ = [
     "CLIP_PARTS",
@@ -26,6 +26,8 @@ __all__ = [
     "check_clips",
     "clip_part",
     "find_clip",
+    "is_unknown",
+    "read_annotation",
     "read_label",
     "read_stream_annotations",
     "read_table",
@@ -223,7 +225,7 @@ def _check_header(path: Path, columns: Sequence[str], required: Sequence[str]) -
 
 
 def read_label(cell: str, *, limit: float, where: str) -> float:
-    """Read a label; an empty cell is NaN.
+    """Read a label; an empty cell is NaN, and so is one of :data:`.manifest.NO_LABEL`.
 
     Parameters
     ----------
@@ -237,7 +239,7 @@ def read_label(cell: str, *, limit: float, where: str) -> float:
     CorpusError
         If it is no number, or out of range.
     """
-    if cell.lower() in ("", "nan"):
+    if is_unknown(cell):
         return math.nan
     try:
         value = float(cell)
@@ -248,10 +250,21 @@ def read_label(cell: str, *, limit: float, where: str) -> float:
     return value
 
 
+def is_unknown(cell: str) -> bool:
+    """Tell whether a cell holds no label."""
+    return not cell or cell.lower() in NO_LABEL
+
+
+def read_annotation(row: Mapping[str, str]) -> str:
+    """Take the class of a clip from the column ``annotation``; ``""``: none."""
+    cell = row.get("annotation", "")
+    return "" if is_unknown(cell) else cell
+
+
 def read_stream_annotations(row: Mapping[str, str]) -> dict[str, str]:
     """Take the classes of streams from the columns ``annotation_T``, ``_A``, ``_V``."""
     cells = {stream: row.get(f"annotation_{stream}", "") for stream in ("T", "A", "V")}
-    return {stream: cell for stream, cell in cells.items() if cell}
+    return {stream: cell for stream, cell in cells.items() if not is_unknown(cell)}
 
 
 def clip_part(cell: str, *, where: str) -> str:

@@ -35,6 +35,7 @@ from serkit.labels import canonical_label
 from serkit.types import InputError, Utterance
 
 __all__ = [
+    "NO_LABEL",
     "CorpusCounts",
     "CorpusError",
     "ManifestFormat",
@@ -60,7 +61,7 @@ _NUMBERS = frozenset(
 )
 _REQUIRED = ("id", "path", "corpus", "speaker")
 _PARTS = ("train", "dev", "test")
-_NO_LABEL = ("nan", "none", "null")  # as other programs write an empty cell
+NO_LABEL = ("nan", "none", "null")  # as other programs write an empty cell
 _UNKNOWN_SPEAKER = "unknown"
 
 # Field of an utterance -> column names under which other people's tables hold it, likeliest first.
@@ -278,8 +279,8 @@ def import_manifest(
     Parameters
     ----------
     path
-        A ``.csv``, ``.tsv``, ``.jsonl`` or ``.json`` file. Sound files are looked up relative to
-        its folder.
+        A ``.csv``, ``.tsv``, ``.jsonl`` or ``.json`` file; the last may hold JSON lines as well.
+        Sound files are looked up relative to its folder.
     format
         ``auto`` decides by suffix and columns.
     corpus
@@ -580,7 +581,7 @@ def _utterance(
     values: dict[str, Any] = {"label": None}
     for name in _FIELDS:
         cell = cells.get(name, "")
-        if not cell or (name == "label" and cell.strip().lower() in _NO_LABEL):
+        if not cell or (name == "label" and cell.strip().lower() in NO_LABEL):
             continue
         if name in _NUMBERS:
             try:
@@ -711,10 +712,10 @@ def _delimiter(text: str) -> str:
 
 
 def _json_records(path: Path, text: str) -> list[tuple[int, dict[str, str]]]:
-    """Rows of a JSONL file, of a JSON list, or of a JSON object keyed by utterance."""
+    """Rows of JSON lines, whatever the suffix; of a list, or of an object keyed by utterance."""
     loaded: list[tuple[int, object]]
     try:
-        if path.suffix.lower() == ".json":
+        if path.suffix.lower() == ".json" and not _holds_lines(text):
             whole = json.loads(text)
             items: Iterable[object] = whole if isinstance(whole, list) else [whole]
             if isinstance(whole, dict):
@@ -737,6 +738,15 @@ def _json_records(path: Path, text: str) -> list[tuple[int, dict[str, str]]]:
             raise CorpusError(f"{path}, row {number}: got {record!r}, expected an object")
         rows.append((number, _flat(record)))
     return rows
+
+
+def _holds_lines(text: str) -> bool:
+    """Tell whether the first line is a whole object, and others follow."""
+    first, _, rest = text.strip().partition("\n")
+    try:
+        return bool(rest) and isinstance(json.loads(first), dict)
+    except json.JSONDecodeError:
+        return False
 
 
 def _flat(record: Mapping[str, Any]) -> dict[str, str]:

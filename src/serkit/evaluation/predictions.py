@@ -335,6 +335,8 @@ def read_predictions(path: Path | str, *, classes: Sequence[str] | None = None) 
     if score_columns:
         scores = np.stack([_floats(columns[name], name, ids, path) for name in score_columns], 1)
         classes = [name.removeprefix(_SCORE_PREFIX) for name in score_columns]
+    elif classes is None and predicted_name in columns:
+        _refuse_numbers(columns[truth_name], columns[predicted_name], ids, path)
     predictions = Predictions.of(
         ids,
         columns[truth_name],
@@ -428,6 +430,24 @@ def _read_text(path: Path) -> str:
     if not text.strip():
         raise PredictionsError(f"{path}: the file is empty, expected a table with a header line")
     return text.lstrip("\r\n")
+
+
+def _refuse_numbers(
+    truth: Sequence[str], predicted: Sequence[str], ids: Sequence[str], path: Path
+) -> None:
+    """Refuse a table that says how much of something there is; whole numbers may be classes."""
+    try:
+        numbers = np.asarray([truth, predicted], dtype=np.float64)
+    except ValueError:
+        return
+    broken = (numbers != np.round(numbers)).any(axis=0)
+    if broken.any():
+        row = int(broken.argmax())
+        raise PredictionsError(
+            f"{path}: row {row + 1} (id {ids[row]}): truth '{truth[row]}' and predicted "
+            f"'{predicted[row]}' are numbers, expected classes: sentiment is judged by 'serkit "
+            "report RUN', tables of others by serkit.evaluation.sentiment"
+        )
 
 
 def _floats(

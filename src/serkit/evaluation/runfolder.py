@@ -40,7 +40,7 @@ from numpy.typing import NDArray
 from serkit.evaluation.predictions import Predictions, read_predictions
 from serkit.types import InputError
 
-__all__ = ["Curves", "Embeddings", "RunFolder", "RunFolderError", "read_run"]
+__all__ = ["Curves", "Embeddings", "RunFolder", "RunFolderError", "read_run", "refuse_other_task"]
 
 _LEFT_OUT = {
     "run.json": "what was trained, on which corpus and under which protocol",
@@ -50,6 +50,7 @@ _LEFT_OUT = {
     "embeddings.npz": "the map of embeddings",
 }
 _CURVE_COLUMNS = ("train_loss", "dev_loss", "dev_uar", "dev_war")
+EMOTION = "emotion"  # task of a run.json that names none
 SELECTED_ON_TEST = "selected on test"
 SPEAKER_DEPENDENT = "speaker-dependent"
 
@@ -244,7 +245,8 @@ def read_run(path: Path | str) -> RunFolder:
     Raises
     ------
     RunFolderError
-        If there is no predictions table, or a file of the folder is damaged.
+        If there is no predictions table, the run is of another task, or a file of the folder is
+        damaged.
     PredictionsError
         If the predictions table cannot be used.
     """
@@ -262,6 +264,7 @@ def read_run(path: Path | str) -> RunFolder:
         )
     if not path.exists():
         raise RunFolderError(f"{path}: no such run folder")
+    refuse_other_task(path)
     if not (path / "predictions.csv").is_file():
         raise RunFolderError(
             f"{path}: holds no predictions.csv, so it is no finished run: give the folder that "
@@ -291,6 +294,22 @@ def read_run(path: Path | str) -> RunFolder:
         missing=tuple((n, what) for n, what in _LEFT_OUT.items() if not (path / n).is_file()),
     )
     return folder
+
+
+def refuse_other_task(path: Path) -> None:
+    """Refuse the folder of a run that does not tell emotions apart.
+
+    Raises
+    ------
+    RunFolderError
+        If it is one.
+    """
+    task = (_read_json(path / "run.json") or {}).get("task", EMOTION)
+    if task != EMOTION:
+        raise RunFolderError(
+            f"{path}: a finished run of the task '{task}', expected one that tells emotions apart: "
+            f"its own scores are in its metrics.json and report.html ('serkit report {path}')"
+        )
 
 
 def _mapping(value: object) -> Mapping[str, Any]:

@@ -26,9 +26,9 @@ every score beside :func:`sentiment_baselines`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,6 +48,7 @@ from serkit.evaluation.significance import Interval, interval_of_counts
 from serkit.types import InputError
 
 __all__ = [
+    "SENTIMENT_LIMITS",
     "SENTIMENT_METRICS",
     "SIMS_CLASSES",
     "mosi_classes",
@@ -246,6 +247,10 @@ SENTIMENT_METRICS: Mapping[str, Callable[[Numbers, Numbers], SentimentScores]] =
 }
 
 
+SENTIMENT_LIMITS: Mapping[str, float] = {"sims": 1.0, "simsv2": 1.0, "mosi": 3.0, "mosei": 3.0}
+"""Labels of each corpus lie between minus this and this."""
+
+
 def sentiment_confusions(
     truth: Numbers, predicted: Numbers, *, corpus: str = "sims"
 ) -> dict[str, Counts]:
@@ -366,6 +371,7 @@ def sentiment_interval(
     predicted: Numbers | Sequence[Numbers],
     groups: Sequence[str] | NDArray[Any],
     *,
+    cluster: Literal["speaker", "video"] = "speaker",
     metric: str = "MAE",
     corpus: str = "sims",
     n: int = 2000,
@@ -375,13 +381,16 @@ def sentiment_interval(
     """Interval of a score under resampling of whole groups: speakers, or source videos.
 
     A replicate in which the score does not exist, such as a correlation of equal predictions,
-    counts as 0. See :mod:`serkit.evaluation.significance`; the result calls groups speakers.
+    counts as 0. Where there are too few groups, clips are resampled, and a note says so; see
+    :mod:`serkit.evaluation.significance`.
 
     Parameters
     ----------
     truth : (n_clips,)
     predicted : (n_clips,), or (n_seeds, n_clips), of which each replicate takes the mean score
     groups : (n_clips,), whom each clip belongs to
+    cluster
+        What groups are.
     metric
         A key of the corpus's scores.
     n, seed, level
@@ -414,7 +423,7 @@ def sentiment_interval(
 
     clips = [str(position) for position in range(len(names))]
     same = ["clip"] * len(names)  # classes play no part: the table carries groups alone
-    return interval_of_counts(
+    found = interval_of_counts(
         Predictions.of(clips, same, predicted=same, speakers=names),
         count,
         lambda sums: np.nan_to_num(_values(scheme, sums)[metric]),
@@ -423,6 +432,11 @@ def sentiment_interval(
         seed=seed,
         level=level,
     )
+    called = {"speaker": cluster, "utterance": "clip"}
+    note = found.note
+    for theirs, ours in called.items():
+        note = note.replace(theirs, ours)
+    return replace(found, cluster=called[found.cluster], note=note)
 
 
 def sentiment_spread(scores: Sequence[SentimentScores]) -> dict[str, Spread]:

@@ -1,9 +1,11 @@
 """The report of a sentiment run: one self-contained page, numbers, and a table as MMSA writes it.
 
 Everything is computed from files in the run folder. ``predictions.csv`` has one row per clip, fold
-and seed: ``id, part, group, fold, seed, truth, predicted``; what the streams say by themselves,
-``text, audio, vision``, empty where a clip lacks the stream; and for clips that were trained on the
-labels that the training gave their streams in the end, ``label_text, label_audio, label_vision``.
+and seed: ``id, part, group, speaker, fold, seed, truth, predicted``; what the streams say by
+themselves, ``text, audio, vision``, empty where a clip lacks the stream; and for clips that were
+trained on the labels that the training gave their streams in the end, ``label_text, label_audio,
+label_vision``. Intervals are over speakers where the table names that of every test clip, else over
+videos (``group``).
 
 ``results.csv`` holds one line, mean and standard deviation over seeds of every score, times 100, as
 the platform MMSA (github.com/thuiar/MMSA) does, the error as well.
@@ -16,6 +18,7 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +46,7 @@ STREAMS = ("text", "audio", "vision")
 _COLUMNS = (
     "id,part,group,fold,seed,truth,predicted,text,audio,vision,label_text,label_audio,label_vision"
 ).split(",")
+_SPEAKER = "speaker"  # may be missing
 
 Values = NDArray[np.float32]
 
@@ -108,6 +112,7 @@ def _read_csv(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
 def _read_table(path: Path) -> _Table:
     rows = _read_csv(path, _COLUMNS)
     words = {name: np.array([row[name] for row in rows]) for name in _COLUMNS[:5]}
+    words[_SPEAKER] = np.array([row.get(_SPEAKER, "") for row in rows])
     try:
         numbers = {
             # float32, as the scores are defined; 0.1 lies on a border then, not above it.
@@ -134,9 +139,17 @@ def _metrics(run: Mapping[str, Any], table: _Table) -> dict[str, Any]:
     truth = table.numbers["truth"][first]
     stacked = np.stack([table.numbers["predicted"][table.rows("test", seed)] for seed in seeds])
     spreads = sentiment_spread(per_seed)
-    groups = table.words["group"][first].tolist()
+    by_speaker = bool((table.words[_SPEAKER][first] != "").all())
+    of_cluster = partial(
+        sentiment_interval,
+        truth,
+        stacked,
+        table.words[_SPEAKER if by_speaker else "group"][first].tolist(),
+        cluster="speaker" if by_speaker else "video",
+        corpus=scale,
+    )
     intervals = {
-        key: asdict(sentiment_interval(truth, stacked, groups, metric=key, corpus=scale))
+        key: asdict(of_cluster(metric=key))
         for key in spreads
         if all(scores[key] is not None for scores in per_seed)
     }
@@ -211,6 +224,7 @@ def _content(
         "run": run,
         "metrics": metrics,
         "headline": _headline(metrics),
+        "clusters": _clusters(metrics),
         "sharing": _json(run_dir / "leaks.json"),
         "matrices": _matrices(metrics),
         "scatter": figures.truth_figure(truth, predicted),
@@ -235,6 +249,14 @@ def _headline(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
         }
         for key, spread in metrics["scores"].items()
     ]
+
+
+def _clusters(metrics: Mapping[str, Any]) -> str:
+    """Say what the intervals are over."""
+    for interval in metrics["intervals"].values():
+        note = f" ({interval['note']})" if interval["note"] else ""
+        return f"{interval['n_clusters']} {interval['cluster']}s{note}"
+    return "nothing: no score exists for every seed"
 
 
 def _matrices(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -52,8 +52,9 @@ _CHUNK = 250  # replicates per matrix product, to bound memory
 class Interval:
     """A score with its bootstrap interval.
 
-    ``cluster`` says what was resampled and ``n_clusters`` how many there are; ``note`` is a
-    sentence where the interval is not the one asked for, else empty.
+    ``cluster`` says what was resampled (``speaker`` or ``utterance``, of clips also ``video`` or
+    ``clip``) and ``n_clusters`` how many there are; ``note`` is a sentence where the interval is
+    not the one asked for, else empty.
     """
 
     metric: str
@@ -62,7 +63,7 @@ class Interval:
     high: float
     level: float
     n_replicates: int
-    cluster: Cluster
+    cluster: str
     n_clusters: int
     note: str
 

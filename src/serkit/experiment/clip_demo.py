@@ -44,7 +44,7 @@ from serkit.experiment.run_folder import write_json
 from serkit.experiment.tasks import load_task, run_task
 from serkit.experiment.words import headline
 from serkit.files import write_atomically
-from serkit.inference.clips import ClipPrediction, ClipPredictor
+from serkit.inference.clips import ClipPrediction, ClipPredictor, read_clip_features
 from serkit.inference.transcribe import Transcriber, TranscriberSettings, open_transcriber
 from serkit.sentiment_model import load_sentiment_model
 from serkit.types import InputError, Utterance
@@ -222,8 +222,8 @@ def run_clip_demo(
         If the folder holds something else, or the clip cannot be used.
     """
     size, progress = size or ClipDemoSize(), progress or Quiet()
-    if clip is not None and not clip.is_file():
-        raise InputError(f"{clip}: no such file: expected a video, a sound file or a picture")
+    if clip is not None and not _is_finished(out / "sentiment"):
+        _require_usable(clip)
     ready = prepare_clips(
         out, seed=seed, size=size, cache_dir=cache_dir, n_workers=n_workers, progress=progress
     )
@@ -303,6 +303,13 @@ def prepare_clips(
             progress=progress,
         )
     return DemoClips(tuple(clips), features, asr, None if asr is None else _metrics(asr))
+
+
+def _require_usable(clip: Path) -> None:
+    """Refuse a clip that will not be judged, before anything is trained to judge it."""
+    found = read_clip_features(clip, ExtractConfig().clip_features())
+    if "ok" not in (found.audio_status, found.vision_status):
+        raise InputError(f"{'; '.join(found.messages)}: nothing to judge")
 
 
 def _claim(out: Path, parameters: Mapping[str, Any]) -> None:

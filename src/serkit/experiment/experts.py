@@ -21,10 +21,11 @@ from urllib.parse import quote
 import torch
 from torch import Tensor
 
+from serkit.checkpoints import find_checkpoint
 from serkit.models import model_to_dict
 from serkit.models.expert_fusion import FusionNet, split_experts
 from serkit.models.expert_fusion import join_experts as join_weights
-from serkit.recognizer import Recognizer, find_checkpoint, load_recognizer
+from serkit.recognizer import Recognizer, load_recognizer
 from serkit.types import InputError
 
 __all__ = ["ASSEMBLED", "export_experts", "join_experts"]

@@ -40,11 +40,11 @@ from pydantic import ValidationError
 
 import serkit
 from serkit.audio import Waveform, file_sha256, find_sound_files, load_audio, require_sound
-from serkit.checkpoints import CONFIG_FILE, WEIGHTS_FILE
+from serkit.checkpoints import CONFIG_FILE, WEIGHTS_FILE, find_checkpoint
 from serkit.corpora.manifest import import_manifest
 from serkit.evaluation.figures import noise_figure
 from serkit.evaluation.predictions import Predictions, write_predictions
-from serkit.evaluation.runfolder import RunFolder, read_run
+from serkit.evaluation.runfolder import RunFolder, read_run, refuse_other_task
 from serkit.evaluation.scores import jsonable
 from serkit.evaluation.significance import Interval
 from serkit.evaluation.summary import Summary, summarize
@@ -54,7 +54,7 @@ from serkit.experiment.reading import read_experiment_corpus
 from serkit.files import replacing, write_atomically
 from serkit.machine import usable_cores
 from serkit.noise import babble, hum, loop, mix, pink, speech_shaped, white
-from serkit.recognizer import Recognizer, find_checkpoint, load_recognizer
+from serkit.recognizer import Recognizer, load_recognizer
 from serkit.training.data import derive_seed
 from serkit.training.lock import FolderLock
 from serkit.training.workers import one_thread
@@ -305,7 +305,7 @@ def measure_robustness(
     Parameters
     ----------
     run
-        A run folder; with ``manifest`` whatever :func:`serkit.recognizer.find_checkpoint` finds.
+        A run folder; with ``manifest`` whatever :func:`serkit.checkpoints.find_checkpoint` finds.
     out
         Output folder; default: ``robustness`` in the run folder.
     corpora_dir
@@ -406,6 +406,7 @@ class NoiseMaker:
 def _subject_of_run(
     run: Path, plan: NoisePlan, *, corpora_dir: Path | None, progress: Progress
 ) -> Subject:
+    refuse_other_task(run)
     if run.exists() and not (run / "members").is_dir():
         raise InputError(
             f"{run}: no folder 'members', so no trained fold to judge: give the run folder that "

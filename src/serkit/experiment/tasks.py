@@ -88,12 +88,18 @@ def run_task(
     out: Path,
     corpora_dir: Path | None = None,
     resume: bool = False,
+    resume_from: Path | None = None,
     n_jobs: int | None = None,
     memory: int | None = None,
     cohort: bool = True,
     progress: Progress | None = None,
 ) -> Path:
     """Run an experiment of any task; see :func:`.run.run_experiment`.
+
+    Parameters
+    ----------
+    resume_from
+        Of a speech recogniser: see :func:`.transcription.run.run_transcription`.
 
     Returns
     -------
@@ -104,6 +110,11 @@ def run_task(
     InputError
         As there, or if resources are given that the task has no use for.
     """
+    if resume_from is not None and not isinstance(config, TranscriptionConfig):
+        raise InputError(
+            f"--resume-from is for speech recognisers, and this experiment's task is "
+            f"'{config.task}', whose members go on by themselves: take --resume"
+        )
     if isinstance(config, ExperimentConfig):
         return run_experiment(
             config,
@@ -136,6 +147,11 @@ def run_task(
         )
     if isinstance(config, TranscriptionConfig):
         return run_transcription(
-            config, out=out, corpora_dir=corpora_dir, resume=resume, progress=progress
+            config,
+            out=out,
+            corpora_dir=corpora_dir,
+            resume=resume,
+            resume_from=resume_from,
+            progress=progress,
         )
     return run_sentiment(config, out=out, corpora_dir=corpora_dir, resume=resume, progress=progress)

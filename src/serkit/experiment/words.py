@@ -74,12 +74,17 @@ def _of_sentiment(metrics: Mapping[str, Any]) -> list[str]:
     for key, spread in metrics["scores"].items():
         sd = "" if spread["sd"] is None else f", sd over seeds {spread['sd']:.3f}"
         interval = metrics["intervals"].get(key)
-        between = f"{interval['low']:.3f} to {interval['high']:.3f}" if interval else "not known"
+        between = "interval not known"
+        if interval:
+            between = (
+                f"interval over {interval['n_clusters']} {interval['cluster']}s "
+                f"{interval['low']:.3f} to {interval['high']:.3f}"
+            )
         # Always the commonest class has no error: that of always the mean stands in its place.
         known = baselines["majority"][key]
         known = baselines["mean"][key] if known is None else known
         lines.append(
-            f"  {key:<14} {_plain(spread['mean'])}   (interval over videos {between}{sd}; "
+            f"  {key:<14} {_plain(spread['mean'])}   ({between}{sd}; "
             f"knowing nothing {_plain(known)})"
         )
     if metrics["warnings"]:

@@ -29,6 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serkit.audio import SOUND_SUFFIXES, Waveform
+from serkit.checkpoints import checkpoint_kind
 from serkit.features.acoustic import ACOUSTIC_SETS
 from serkit.features.cache import default_cache_dir
 from serkit.features.clip_features import ClipFeatureConfig, ClipFeatures, clip_features
@@ -57,6 +58,7 @@ __all__ = [
     "holds_sentiment_model",
     "open_clip_predictor",
     "predict_clips",
+    "read_clip_features",
     "stored_clip_config",
 ]
 
@@ -262,14 +264,18 @@ class ClipPredictor:
             if text is None and "text" not in without:
                 heard = self._hear(found, warnings)
         streams = self._streams(found, heard, text, without)
+        file = str(path or audio or image or "")
+        messages = found.messages if found is not None else ()
         with _timed(timings, "model"):
-            judged = self._judge(streams, None)
+            try:
+                judged = self._judge(streams, None)
+            except InputError as error:
+                raise InputError(f"{'; '.join(messages) or file}: {error}") from None
             pairs = self._pairs(streams, judged)
         with _timed(timings, "over_time"):
             windows = tuple(self._over_time(streams))
-        messages = found.messages if found is not None else ()
         return ClipPrediction(
-            file=str(path or audio or image or ""),
+            file=file,
             duration_s=streams.duration_s,
             text=streams.text,
             text_source=_source(streams.text, text),
@@ -303,10 +309,11 @@ class ClipPredictor:
             if text is None:
                 raise InputError("nothing to judge: name a clip, a sound file or a picture")
             return None
-        if sound_path == picture_path:
-            return _readable(sound_path, config)
+        if sound_path is not None and sound_path == picture_path:
+            return read_clip_features(sound_path, config)
         sound, pictures = (
-            None if one is None else _readable(one, config) for one in (sound_path, picture_path)
+            None if one is None else read_clip_features(one, config)
+            for one in (sound_path, picture_path)
         )
         if sound is None or pictures is None:
             return sound or pictures
@@ -440,9 +447,14 @@ def _refuse_other_sets(model: SentimentModel, config: ClipFeatureConfig) -> None
         model.refuse_other_features(stream, names)
 
 
-def _readable(path: Path | str | None, config: ClipFeatureConfig) -> ClipFeatures:
-    """Compute the features of a file, and refuse one that cannot be decoded."""
-    assert path is not None
+def read_clip_features(path: Path | str, config: ClipFeatureConfig) -> ClipFeatures:
+    """Compute the features of a clip, and refuse one that cannot be decoded.
+
+    Raises
+    ------
+    InputError
+        If it cannot.
+    """
     found = clip_features(path, config)
     if found.audio_status == found.vision_status == "decode_error":
         raise InputError("; ".join(found.messages))
@@ -501,15 +513,8 @@ class ClipRow:
 
 
 def holds_sentiment_model(folder: Path | str) -> bool:
-    """Tell whether a checkpoint or run folder holds a model of sentiment."""
-    for place in (Path(folder), Path(folder) / "model"):
-        try:
-            saved = json.loads((place / "config.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            continue
-        if isinstance(saved, dict) and saved.get("kind") == KIND:
-            return True
-    return False
+    """Tell whether a checkpoint folder, a run folder or a name is that of a model of clips."""
+    return checkpoint_kind(folder) == KIND
 
 
 def open_clip_predictor(

@@ -33,13 +33,13 @@ import torch
 from torch import Tensor
 
 from serkit.audio import Waveform, file_sha256, load_audio, resample, waveform_sha256
-from serkit.checkpoints import WEIGHTS_FILE
+from serkit.checkpoints import WEIGHTS_FILE, find_checkpoint
 from serkit.features.cache import default_cache_dir
 from serkit.features.pretrained import quiet, read_json, weights_sha256
 from serkit.features.voice_activity import speech_stretches
 from serkit.files import write_atomically
 from serkit.models.ctc_decode import Hypothesis, Segment, greedy_decode
-from serkit.speech_recogniser import Decoding, find_speech_recogniser
+from serkit.speech_recogniser import TASK, Decoding
 from serkit.speech_recogniser import load_speech_recogniser as load_own
 from serkit.transcripts import Symbols
 from serkit.types import InputError, MissingExtraError, Utterance
@@ -183,7 +183,7 @@ class OwnTranscriber:
     def __init__(self, settings: TranscriberSettings) -> None:
         folder = _folder(settings, self.backend, "a run folder of 'serkit train asr/conformer'")
         self._recogniser: Any = load_own(folder)
-        weights = file_sha256(find_speech_recogniser(folder) / WEIGHTS_FILE)
+        weights = file_sha256(find_checkpoint(folder, TASK) / WEIGHTS_FILE)
         self.model_id = f"{folder.name}@{weights[:12]} {settings.decoding}"
         self._decoding: Decoding = settings.decoding
 

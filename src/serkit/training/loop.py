@@ -150,6 +150,7 @@ def fit_learner(
     folder: Path,
     on_epoch: Callable[[EpochRow], None] | None = None,
     groups: Sequence[dict[str, Any]] | None = None,
+    resume_from: Path | None = None,
 ) -> FitResult:
     """Train a network; afterwards it holds the weights of the selected epoch.
 
@@ -171,12 +172,14 @@ def fit_learner(
     groups
         Parameters with rates of their own, as :func:`.optimise.rate_groups` gives them;
         ``None``: those.
+    resume_from
+        A state of the same training to go on from, instead of the folder's.
 
     Raises
     ------
     InputError
-        If the training part is empty, selection by dev is asked for without a dev part, the folder
-        holds another training, an epoch has no step, or the training diverged.
+        If the training part is empty, selection by dev is asked for without a dev part, the state
+        is that of another training, an epoch has no step, or the training diverged.
     """
     refuse_empty_parts(config, train, dev)
     fabric = _launch(config)
@@ -193,8 +196,8 @@ def fit_learner(
         identity=identity,
         path=folder / STATE_FILE,
     )
-    if run.path.exists():
-        run.resume()
+    if resume_from is not None or run.path.exists():
+        run.resume(resume_from or run.path)
     n_frames, max_frames = train.lengths(), None
     if config.batch_seconds is not None:
         max_frames = config.batch_seconds * learner.frame_rate
@@ -417,19 +420,22 @@ class _Run:
             )
         self.saved_at = time.monotonic()
 
-    def resume(self) -> None:
-        """Go on from the stored state.
+    def resume(self, path: Path) -> None:
+        """Go on from a stored state.
 
         Raises
         ------
         InputError
             If it is that of another training.
         """
-        state = load_state(self.path)
+        state = load_state(path)
         if state.meta["identity"] != self.identity:
+            advice = f"remove {os.path.dirname(path)} or choose another --out"
+            if path != self.path:
+                advice = "name a state of this one"
             raise InputError(
-                f"{self.path}: belongs to another training (other settings, seed or utterances): "
-                f"remove {os.path.dirname(self.path)} or choose another --out"
+                f"{path}: belongs to another training (other settings, seed or utterances): "
+                f"{advice}"
             )
         self.learner.load_trained_state(state.model)
         groups = self.optimizer.state_dict()["param_groups"]  # the settings stay its own

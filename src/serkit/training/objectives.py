@@ -36,14 +36,18 @@ from serkit.types import InputError
 __all__ = [
     "LOSSES",
     "UNSTACKABLE",
+    "ClassWeights",
     "Penalised",
     "Penalty",
     "Term",
     "class_shares",
+    "class_weights",
     "penalised_parameters",
     "total_loss",
     "with_penalties",
 ]
+
+ClassWeights = Literal["none", "balanced", "one_minus_share", "rarest_share"]
 
 # The losses that each option of a term means something to.
 _OPTIONS = {
@@ -125,7 +129,7 @@ class Term(BaseModel):
         default="sum",
         description="bce only: sum or mean over classes of each one's mean over the batch",
     )
-    class_weights: Literal["none", "balanced", "one_minus_share", "rarest_share"] = Field(
+    class_weights: ClassWeights = Field(
         default="none", description="by the classes' shares of the training part"
     )
     ctc_reduction: Literal["sum", "mean"] = Field(
@@ -288,6 +292,29 @@ def class_shares(train: Examples, *, n_classes: int) -> Tensor:
     shares : (n_classes,), n_c / N; where several classes may hold they need not sum to 1
     """
     return _as_questions(train.gather("emotion"), n_classes, torch.get_default_dtype()).mean(0)
+
+
+def class_weights(kind: ClassWeights, shares: Tensor) -> Tensor:
+    """Weigh an example of each class; finite for classes without examples.
+
+    Parameters
+    ----------
+    kind
+        See :class:`Term`.
+    shares : (n_classes,), see :func:`class_shares`
+
+    Returns
+    -------
+    weights : (n_classes,)
+    """
+    if kind == "none":
+        return torch.ones_like(shares)
+    if kind == "balanced":
+        return _inverse(shares) / len(shares)
+    if kind == "one_minus_share":
+        return 1 - shares
+    rarest = shares.where(shares > 0, torch.inf).min()
+    return rarest * _inverse(shares)
 
 
 def penalised_parameters(
@@ -486,19 +513,9 @@ def _as_questions(target: Tensor, n_classes: int, dtype: torch.dtype) -> Tensor:
 
 def _weighted_mean(losses: Tensor, target: Tensor, term: Term, shares: Tensor) -> Tensor:
     """Average losses (batch,) by the weights of the examples' classes."""
-    own = _class_weights(term, shares.to(losses.dtype)).gather(0, target)
+    own = class_weights(term.class_weights, shares.to(losses.dtype)).gather(0, target)
     # All weights are 0 where only one class was trained on and 1 - n_c / N is asked for.
     return (own * losses).sum() / own.sum().clamp_min(torch.finfo(own.dtype).tiny)
-
-
-def _class_weights(term: Term, shares: Tensor) -> Tensor:
-    """Weight of an example of each class, (n_classes,); finite for classes without examples."""
-    if term.class_weights == "balanced":
-        return _inverse(shares) / len(shares)
-    if term.class_weights == "one_minus_share":
-        return 1 - shares
-    rarest = shares.where(shares > 0, torch.inf).min()
-    return rarest * _inverse(shares)
 
 
 def _answer_weights(term: Term, shares: Tensor) -> tuple[Tensor, Tensor]:

@@ -25,6 +25,7 @@ from serkit.models.self_mm import STREAMS
 from serkit.sentiment_model import SentimentModel
 from serkit.training.data import Ragged, derive_seed
 from serkit.training.learner import EpochRow, Forgetful
+from serkit.training.objectives import ClassWeights, class_weights
 from serkit.training.record import judge
 from serkit.training.unimodal_labels import UnimodalLabels, self_mm_loss
 from serkit.types import InputError
@@ -202,6 +203,9 @@ class ClassCriterion(Forgetful):
     labels : (n_clips,), int64, the class of each clip of the training part
     human : (n_clips,) each, of streams; where it is -1, the class of the clip stands in. Empty:
         that of the clip everywhere.
+    weights
+        How much a clip counts in the mean over a batch, by the share of its class in ``labels``, of
+        each head its own; see :class:`.objectives.Term`.
 
     Raises
     ------
@@ -209,13 +213,20 @@ class ClassCriterion(Forgetful):
         If a clip has no class.
     """
 
-    def __init__(self, labels: Tensor, *, human: Mapping[str, Tensor] | None = None) -> None:
+    def __init__(
+        self,
+        labels: Tensor,
+        *,
+        human: Mapping[str, Tensor] | None = None,
+        weights: ClassWeights = "none",
+    ) -> None:
         if labels.ndim != 1 or labels.dtype != torch.int64 or not (labels >= 0).all():
             raise InputError(
                 f"labels of shape {tuple(labels.shape)} and kind {labels.dtype}: expected one "
                 "class per clip by its place, int64, from 0"
             )
         human = human or {}
+        self.weights: ClassWeights = weights
         self.labels = {"fused": labels}
         for name in STREAMS:
             own = human.get(name, labels)
@@ -223,7 +234,8 @@ class ClassCriterion(Forgetful):
 
     def describe(self) -> Any:
         """Say what it is."""
-        return {name: labels.bincount().tolist() for name, labels in self.labels.items()}
+        counts = {name: labels.bincount().tolist() for name, labels in self.labels.items()}
+        return counts if self.weights == "none" else counts | {"weights": self.weights}
 
     def loss(
         self, outputs: Mapping[str, Tensor], batch: Mapping[str, Tensor], *, share: float
@@ -234,12 +246,14 @@ class ClassCriterion(Forgetful):
         for name, labels in self.labels.items():
             truth = labels[rows].to(loss.device)
             errors = F.cross_entropy(outputs[name], truth, reduction="none")
+            counts = labels.bincount(minlength=outputs[name].shape[1])
+            shares = (counts / len(labels)).to(errors)
+            weights = class_weights(self.weights, shares)[truth]
             if name != "fused":
-                there = outputs["present"][:, STREAMS.index(name)]
-                # A stream that no clip of the batch has is not taught.
-                loss = loss + errors.masked_fill(~there, 0).sum() / there.sum().clamp_min(1)
-            else:
-                loss = loss + errors.mean()
+                weights = weights.masked_fill(~outputs["present"][:, STREAMS.index(name)], 0)
+            # A stream that no clip of the batch has is not taught.
+            least = torch.finfo(weights.dtype).tiny
+            loss = loss + (weights * errors).sum() / weights.sum().clamp_min(least)
         return loss * share
 
     def row(self) -> EpochRow:

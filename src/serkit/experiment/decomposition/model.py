@@ -6,7 +6,6 @@ ever unpickled.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,7 +19,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from serkit.audio import Waveform, resample
-from serkit.checkpoints import CONFIG_FILE, WEIGHTS_FILE, write_checkpoint
+from serkit.checkpoints import (
+    WEIGHTS_FILE,
+    find_checkpoint,
+    read_checkpoint_config,
+    write_checkpoint,
+)
 from serkit.features import build_front_end, front_end_to_dict
 from serkit.features.resynthesis import mel_to_sound
 from serkit.features.speech_parts import SpeechParts
@@ -210,7 +214,7 @@ def load_decomposition(folder: Path | str) -> Decomposition:
             trained_on=saved["trained_on"],
         )
 
-    return read_checkpoint(folder, _TASK, build, preset="...")
+    return read_checkpoint(folder, _TASK, build)
 
 
 def write_parts_checkpoint(
@@ -246,8 +250,6 @@ def read_checkpoint(
     folder: Path | str,
     task: str,
     build: Callable[[Mapping[str, Any], Mapping[str, Tensor]], Built],
-    *,
-    preset: str,
 ) -> Built:
     """Read what :func:`write_parts_checkpoint` wrote, from its folder or from that of its run.
 
@@ -255,30 +257,14 @@ def read_checkpoint(
     ----------
     build
         Makes the object of the stored settings and weights.
-    preset
-        Of ``speech_split/``, that trains one.
 
     Raises
     ------
     InputError
         If there is none, it is of another task, or its files are damaged or do not fit each other.
     """
-    given, words = Path(folder), task.replace("_", " ")
-    home = given / "model" if (given / "model" / CONFIG_FILE).is_file() else given
-    try:
-        saved = json.loads((home / CONFIG_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"{given}: no trained {words} ({error}): give the folder of a run of 'serkit train "
-            f"speech_split/{preset}', or folds/NAME in it where each fold has its own"
-        ) from None
-    if not isinstance(saved, dict) or saved.get("task") != task:
-        raise InputError(f"{home / CONFIG_FILE}: is not of a {words}")
-    if saved.get("format") != FORMAT:
-        raise InputError(
-            f"{home / CONFIG_FILE}: checkpoint format {saved.get('format')!r}, expected {FORMAT}: "
-            "one of another version of serkit"
-        )
+    home = find_checkpoint(folder, task)
+    saved = read_checkpoint_config(home, task, version=FORMAT)
     try:
         return build(saved, load_file(home / WEIGHTS_FILE))
     except (InputError, SafetensorError, OSError, RuntimeError, KeyError, TypeError) as error:

@@ -136,4 +136,4 @@ def load_pitch_converter(folder: Path | str) -> PitchConverter:
             trained_on=saved["trained_on"],
         )
 
-    return read_checkpoint(folder, _TASK, build, preset="f0-converter-small")
+    return read_checkpoint(folder, _TASK, build)

@@ -42,6 +42,7 @@ _LABELS = {
     "V": "regression_labels_V",
 }
 _CLASSES = {"Negative": 0, "Neutral": 1, "Positive": 2}
+_TABLES = (".csv", ".tsv")  # of the clips themselves
 _HELP = "expected a feature file of MMSA, a pickled dict of train, valid and test"
 
 Split = Mapping[str, Any]
@@ -55,7 +56,14 @@ def read_clips(path: Path | str) -> ClipData:
     ClipDataError
         If the file cannot be used.
     """
-    return read_clip_data(path) if Path(path).suffix == ".npz" else read_mmsa_pickle(path)
+    path = Path(path)
+    if path.is_dir() or path.suffix.lower() in _TABLES:
+        corpus = "" if path.is_dir() else " --corpus table"
+        raise ClipDataError(
+            f"{path}: holds no features of clips: make them with 'serkit extract {path}{corpus} -o "
+            "features.npz'"
+        )
+    return read_clip_data(path) if path.suffix == ".npz" else read_mmsa_pickle(path)
 
 
 def read_mmsa_pickle(path: Path | str) -> ClipData:

@@ -42,6 +42,7 @@ from serkit.experiment.sentiment.clips import (
 from serkit.files import write_atomically
 from serkit.labels import canonical_label, map_label
 from serkit.models.self_mm import STREAMS
+from serkit.training.objectives import ClassWeights
 from serkit.types import InputError
 
 __all__ = [
@@ -72,6 +73,11 @@ class ClassesConfig(Strict):
     map: dict[str, str] = Field(default_factory=dict, description="class -> class, to merge some")
     keep: tuple[str, ...] | None = Field(
         default=None, description="classes to learn; clips of others are left out"
+    )
+    class_weights: ClassWeights = Field(
+        default="none",
+        description="balanced, one_minus_share, rarest_share: clips of rare classes count more, as "
+        "in objectives of emotion",
     )
 
 
@@ -331,8 +337,6 @@ def class_card(
         Which member the model is.
     """
     words = [word.upper() for word in run["protocol"]["warnings"]]
-    if run["corpus"]["synthetic"]:
-        words.insert(0, "SYNTHETIC CLIPS")
     warning = f"\n**{' · '.join(words)}**\n" if words else ""
     names, baseline = metrics["metric_names"], metrics["majority_baseline"]
     rows = "\n".join(

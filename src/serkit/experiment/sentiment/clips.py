@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from serkit.clip_data import ClipData, ClipDataError, Frames
+from serkit.evaluation.sentiment import SENTIMENT_LIMITS
 from serkit.experiment.originals.mmsa_files import read_clips
 from serkit.features.text_cache import extract_texts
 from serkit.models.self_mm import STREAMS
@@ -38,6 +39,7 @@ __all__ = [
     "grouping",
     "official_fold",
     "read_streams",
+    "require_on_scale",
     "to_tensors",
 ]
 
@@ -46,6 +48,7 @@ STREAM_LABELS = {"text": "T", "audio": "A", "vision": "V"}
 
 _SHARED_VIDEOS = "videos shared by train and test"
 _PAIRS = (("train", "test"), ("dev", "test"), ("train", "dev"))
+_ROUNDING = 1e-6  # of labels that were kept as float32
 _N_EXAMPLES = 3  # named in a line; the rest is counted
 
 
@@ -183,6 +186,25 @@ def chosen_clips(data: ClipData, rows: NDArray[np.int64]) -> ClipData:
         stream_annotations={k: words(v) for k, v in data.stream_annotations.items()},
         status={k: words(v) for k, v in data.status.items()},
     )
+
+
+def require_on_scale(data: ClipData, scale: str) -> None:
+    """Refuse labels that are not of a scale; what is unknown is on every scale.
+
+    Raises
+    ------
+    ClipDataError
+        If there are any: names the first and counts the rest.
+    """
+    limit = SENTIMENT_LIMITS[scale]
+    for stream, values in data.labels.items():
+        off = np.flatnonzero(np.abs(values) > limit + _ROUNDING)
+        if len(off):
+            raise ClipDataError(
+                f"clip {data.ids[off[0]]} has the label {stream} = {values[off[0]]:g}, and the "
+                f"scale '{scale}' goes from {-limit:g} to {limit:g} ({len(off)} clips are off it): "
+                "set scale to that of the labels (mosi: -3 to 3), or divide them"
+            )
 
 
 def official_fold(data: ClipData) -> list[ClipFold]:

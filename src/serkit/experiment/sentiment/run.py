@@ -69,6 +69,7 @@ from serkit.experiment.sentiment.clips import (
     group_folds,
     official_fold,
     read_streams,
+    require_on_scale,
     to_tensors,
 )
 from serkit.files import replacing, write_atomically
@@ -288,7 +289,8 @@ def run_sentiment(
     """
     if crew_size() > 1:
         raise InputError(
-            "generated labels are kept by one process: start 'serkit train' without torchrun"
+            "a model of clips is trained by one process, which keeps its generated labels: start "
+            "'serkit train' without torchrun"
         )
     progress = progress or Quiet()
     return in_run_folder(
@@ -324,7 +326,8 @@ def _run(
     if classes is not None:
         require_all_classes(folds, classes)
     sharing = find_sharing(data, folds)
-    words = [*sharing.words, *_words_of(config)]
+    synthetic = ["SYNTHETIC"] if data.settings.get("corpus") == "synthetic_clips" else []
+    words = [*synthetic, *sharing.words, *_words_of(config)]
     model = SentimentModel(_model_config(config, data, classes, folds[0], trained_on={}))
     clips = to_tensors(
         data,
@@ -426,6 +429,11 @@ def _read(
 
     others = {stream: name for stream, name in config.streams.model_dump().items() if name}
     data = read_streams(locate(config.data), others, locate)
+    if config.target == "number" or config.classes.source == "label":
+        try:
+            require_on_scale(data, config.scale)
+        except InputError as error:
+            raise InputError(f"{config.data}: {error}") from None
     if config.target == "classes":
         with_streams = config.labels.label_source == "human"
         try:
@@ -570,7 +578,9 @@ def _fit(
 def _criterion(config: SentimentConfig, train: ClipPart, model: SentimentModel) -> _ClipCriterion:
     """Build the loss of a training part."""
     if config.target == "classes":
-        return ClassCriterion(train.labels(), human=train.human())
+        return ClassCriterion(
+            train.labels(), human=train.human(), weights=config.classes.class_weights
+        )
     labels = UnimodalLabels(
         train.labels(), model.model.feature_widths, config=config.labels, human=train.human()
     )
@@ -653,10 +663,11 @@ def _collect(out: Path, members: Sequence[_Member], data: ClipData) -> None:
     """Join what the members left into predictions.csv and curves.csv."""
     heads = ("fused", *STREAMS)
     rows = [
-        ["id", "part", "group", "fold", "seed", "truth", "predicted", *STREAMS]
+        ["id", "part", "group", "speaker", "fold", "seed", "truth", "predicted", *STREAMS]
         + [f"label_{name}" for name in STREAMS]
     ]
     curves = [["fold", "seed", "epoch", *_CURVES, "selected"]]
+    speakers = data.speakers or ("",) * len(data)
     for member in members:
         tensors, meta = _outputs(member)
         for part in ("train", "dev", "test"):
@@ -667,7 +678,8 @@ def _collect(out: Path, members: Sequence[_Member], data: ClipData) -> None:
                 else:
                     numbers += [np.nan] * len(STREAMS)
                 rows.append(
-                    [data.ids[clip], part, data.groups[clip], member.fold.name, str(member.seed)]
+                    [data.ids[clip], part, data.groups[clip], speakers[clip]]
+                    + [member.fold.name, str(member.seed)]
                     + ["" if np.isnan(number) else f"{number:.9g}" for number in numbers]
                 )
         for line in (member.folder / LOG_FILE).read_text(encoding="utf-8").splitlines():

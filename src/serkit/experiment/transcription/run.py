@@ -159,7 +159,7 @@ def run_transcription(
         Go on from the last state in the folder, if there is one.
     resume_from
         A copy of a state (``train/state.safetensors``) of this very training; it is gone on from
-        instead of the last one.
+        instead of the last one, which stays until the next is saved.
 
     Returns
     -------
@@ -202,6 +202,7 @@ class _Job:
     channel: Channel
     memory_mib: float
     start_from: Path | None
+    resume_from: Path | None
 
 
 def _run(
@@ -260,10 +261,14 @@ def _run(
     }
     counts = corpus.counts | _too_long(parts, plain.model.stride)
     recogniser = _trained(out)
+    if recogniser is not None and resume_from is not None:
+        raise InputError(
+            f"{out}: its training is over, so nothing goes on from {resume_from}: start another "
+            "run, with start_from to begin with these weights"
+        )
     if recogniser is None:
         job = _prepare(config, out, settings, parts, channel=channel, start=start)
-        if resume_from is not None:
-            shutil.copyfile(resume_from, job.folder / STATE_FILE)
+        job = replace(job, resume_from=resume_from)
         recogniser = _train(job, stopwatch=stopwatch, progress=progress)
         recogniser.save(out / "model")
     progress.stage("recognising the test part", 1)
@@ -415,7 +420,8 @@ def _prepare(
         folder,
         channel,
         config.memory_mib,
-        start,
+        start_from=start,
+        resume_from=None,
     )
 
 
@@ -457,6 +463,7 @@ def _fit(job: _Job, *, on_epoch: Callable[[EpochRow], None] | None = None) -> Sp
         seed=job.seed,
         folder=job.folder,
         on_epoch=on_epoch,
+        resume_from=job.resume_from,
     )
     return recogniser
 
