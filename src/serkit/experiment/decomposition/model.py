@@ -26,7 +26,7 @@ from serkit.features.resynthesis import mel_to_sound
 from serkit.features.speech_parts import SpeechParts
 from serkit.models.speech_split import F0Converter, SpeechSplit, SpeechSplitConfig
 from serkit.settings import checked
-from serkit.types import InputError
+from serkit.types import InputError, MissingExtraError
 
 __all__ = [
     "FRONT_END",
@@ -262,6 +262,8 @@ def read_checkpoint(
     ------
     InputError
         If there is none, it is of another task, or its files are damaged or do not fit each other.
+    MissingExtraError
+        If its pitch tracker's package is not installed.
     """
     given, words = Path(folder), task.replace("_", " ")
     home = given / "model" if (given / "model" / CONFIG_FILE).is_file() else given
@@ -281,6 +283,8 @@ def read_checkpoint(
         )
     try:
         return build(saved, load_file(home / WEIGHTS_FILE))
+    except MissingExtraError:
+        raise
     except (InputError, SafetensorError, OSError, RuntimeError, KeyError, TypeError) as error:
         detail = " ".join(str(error).split())[:300]
         raise InputError(f"{home}: damaged or incomplete checkpoint ({detail})") from None
