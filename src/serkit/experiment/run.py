@@ -57,6 +57,7 @@ from serkit.experiment.examples import (
     leave_out_short,
     mark_emotions,
     mark_speakers,
+    note_silence,
     parts_with_pitch,
     require_same_vectors,
     speakers_of,
@@ -176,11 +177,14 @@ def _run(
         features = extract_sound(
             recognizer, part.utterances, cache_dir=cache_dir, progress=progress
         )
+    part = note_silence(part, features[0], progress)
     part, features, coverage = leave_out_short(part, features, recognizer, progress)
     hashes = features[0].audio_hashes
     content = fingerprint(part.utterances, hashes)
     folds, separates = _folds(config, part)
-    leaks = check_leaks(part.utterances, folds, separates=separates, audio_hashes=hashes)
+    leaks = check_leaks(
+        part.utterances, folds, separates=separates, audio_hashes=features[0].heard_hashes()
+    )
     leaks.raise_if_broken()
     views, heard = augmented_views(
         config,
