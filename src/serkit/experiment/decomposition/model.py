@@ -24,6 +24,7 @@ from serkit.checkpoints import CONFIG_FILE, WEIGHTS_FILE, write_checkpoint
 from serkit.features import build_front_end, front_end_to_dict
 from serkit.features.resynthesis import mel_to_sound
 from serkit.features.speech_parts import SpeechParts
+from serkit.models.layers import build_in_bounds
 from serkit.models.speech_split import F0Converter, SpeechSplit, SpeechSplitConfig
 from serkit.settings import checked
 from serkit.types import InputError, MissingExtraError
@@ -201,7 +202,8 @@ def load_decomposition(folder: Path | str) -> Decomposition:
     """
 
     def build(saved: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Decomposition:
-        split = SpeechSplit(checked(SpeechSplitConfig, saved["model"], where="model"))
+        settings = checked(SpeechSplitConfig, saved["model"], where="model")
+        split = build_in_bounds(SpeechSplit, settings)
         split.load_state_dict(weights)
         return Decomposition(
             front_end=build_parts_front_end(saved["front_end"]),

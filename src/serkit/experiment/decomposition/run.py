@@ -82,6 +82,7 @@ from serkit.features import front_end_to_dict
 from serkit.features.cache import ExtractedFeatures, Extractor, extract_features
 from serkit.features.speech_parts import SpeechParts
 from serkit.labels import map_label
+from serkit.models.layers import build_in_bounds
 from serkit.models.speech_split import (
     F0Converter,
     F0ConverterConfig,
@@ -394,7 +395,8 @@ def _model_config(
 
 
 def _network(model: SpeechSplitConfig | F0ConverterConfig) -> SpeechSplit | F0Converter:
-    return F0Converter(model) if isinstance(model, F0ConverterConfig) else SpeechSplit(model)
+    kind = F0Converter if isinstance(model, F0ConverterConfig) else SpeechSplit
+    return build_in_bounds(kind, model)
 
 
 def _converter(
