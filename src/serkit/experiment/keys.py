@@ -97,9 +97,9 @@ def _chosen(kind: type[Strict], given: Table) -> dict[str, tuple[str, str, type[
     chosen = {}
     for table, (key, known, usual) in _CHOICES[kind].items():
         stated = given.get(table) or ({} if usual else None)
-        name = usual if stated is None else stated.get(key, usual)
+        name = str(usual if stated is None else stated.get(key, usual))
         if stated is not None and name in known:
-            chosen[table] = key, str(name), known[name]
+            chosen[table] = key, name, known[name]
     return chosen
 
 

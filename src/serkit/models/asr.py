@@ -9,8 +9,9 @@ makes text of the logits.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
-from typing import Any
+from typing import Any, cast
 
 from serkit.models.conformer_ctc import Conformer, ConformerConfig
 from serkit.models.deepspeech2 import DeepSpeech2, DeepSpeech2Config
@@ -44,7 +45,8 @@ def build_asr_model(name: str, settings: dict[str, Any]) -> AsrModel:
     if name not in ASR_MODELS:
         raise InputError(f"model.name is '{name}', expected one of {', '.join(sorted(ASR_MODELS))}")
     model, config = ASR_MODELS[name]
-    return build_in_bounds(model, checked(config, settings, where="model"))
+    build = cast("Callable[[Any], AsrModel]", model)
+    return build_in_bounds(build, checked(config, settings, where="model"))
 
 
 def asr_model_to_dict(model: AsrModel) -> dict[str, Any]:

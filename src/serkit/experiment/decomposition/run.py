@@ -395,8 +395,9 @@ def _model_config(
 
 
 def _network(model: SpeechSplitConfig | F0ConverterConfig) -> SpeechSplit | F0Converter:
-    kind = F0Converter if isinstance(model, F0ConverterConfig) else SpeechSplit
-    return build_in_bounds(kind, model)
+    if isinstance(model, F0ConverterConfig):
+        return build_in_bounds(F0Converter, model)
+    return build_in_bounds(SpeechSplit, model)
 
 
 def _converter(
