@@ -125,6 +125,9 @@ def test_damaged_configs_are_refused(checkpoint, text, message):
         load_recognizer(checkpoint)
 
 
+HOP_OF_ONE = {"kind": "segments", "n_samples": 32_000, "train_hop": 1, "test_hop": 6400}
+
+
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
@@ -141,7 +144,8 @@ def test_damaged_configs_are_refused(checkpoint, text, message):
         ("classes", ["happy"], "at least two classes"),
         ("classes", ["happy", "sad", "new"], "weights do not fit"),
         ("model", {"name": "timnet", "n_classes": 3}, "model.n_classes = 3, expected 2, one for"),
-        ("model", {"name": "timnet", "n_filters": 10**6}, "settings cannot be built"),
+        ("model", {"name": "timnet", "n_filters": 10**6}, "model: a network of these sizes has"),
+        ("view", HOP_OF_ONE, "view.train_hop = 1, expected at least 1/1000 of view.n_samples"),
         ("view", {"kind": "fixed", "n_samples": 10**13}, "view.n_samples = 10+, expected at most"),
         ("front_end", {"name": "mfcc", "sample_rate": 10**12}, "sample_rate = 10+ Hz, expected at"),
         ("channel", "x", "channel is 'x', expected one of mean, first"),

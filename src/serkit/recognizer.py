@@ -65,6 +65,7 @@ FROZEN_FILE = "frozen.safetensors"
 
 _MAX_RATE = 1_000_000  # Hz
 _MAX_PIECE = 100_000_000  # samples: over an hour at 22,050 Hz, 400 MB
+_MAX_OVERLAPPING = 1000  # segments over one moment
 _SEGMENTS_AT_ONCE = 64  # lengths of a segment, beyond twice which a recording is cut up
 
 
@@ -188,6 +189,15 @@ class Recognizer(nn.Module):
             raise InputError(
                 f"view.n_samples = {self.view.n_samples}, expected at most {_MAX_PIECE}"
             )
+        if isinstance(self.view, SegmentsView):
+            for name in ("train_hop", "test_hop"):
+                hop = getattr(self.view, name)
+                if hop * _MAX_OVERLAPPING < self.view.n_samples:
+                    raise InputError(
+                        f"view.{name} = {hop}, expected at least 1/{_MAX_OVERLAPPING} of "
+                        f"view.n_samples, {self.view.n_samples}: a sound would become "
+                        f"{self.view.n_samples // hop} times as long in segments"
+                    )
 
     def _second_front_end(self, settings: Mapping[str, Any] | None) -> FrontEnd | None:
         if settings is None:

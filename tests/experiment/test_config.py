@@ -2,7 +2,8 @@
 
 import pytest
 
-from serkit.experiment.config import ConfigError, explain_keys, load_experiment, preset_names
+from serkit.experiment.config import ConfigError, load_experiment, preset_names
+from serkit.experiment.keys import explain_keys
 from serkit.recognizer import Recognizer, RecognizerConfig
 
 BASE = 'base = "timnet/base"\n[corpus]\nname = "emodb"\n'

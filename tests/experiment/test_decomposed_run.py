@@ -154,20 +154,27 @@ def test_members_start_from_a_decomposition_and_reports_say_whom_it_heard(
     [
         ("nothing", "is no trained decomposition"),
         ("others", "was trained on the parts"),
+        ("damaged", "is no trained decomposition"),
+        ("wider", "give model.sizes the sizes it was trained with"),
     ],
 )
-def test_what_cannot_be_started_from_is_refused(wrong, message, final, manifest, tmp_path):
+def test_what_cannot_be_started_from_is_refused_before_any_work(
+    wrong, message, final, manifest, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("SERKIT_CACHE", str(tmp_path / "cache"))
     parts = json.loads((final / "model" / "config.json").read_text())["parts"]
-    if wrong == "others":
-        stage_one(tmp_path / wrong / "model", parts | {"n_mels": 40}, speakers=[])
-    with pytest.raises(ConfigError, match=message):
-        run(
-            "decomposed/small+variants/final",
-            tmp_path / "run",
-            manifest,
-            f"parts_from='{tmp_path / wrong}'",
-        )
+    settings = [manifest, f"parts_from='{tmp_path / wrong}'"]
+    if wrong != "nothing":
+        parts |= {"n_mels": 40} if wrong == "others" else {}
+        stage_one(tmp_path / wrong / "model", parts, speakers=[])
+    if wrong == "damaged":
+        (tmp_path / wrong / "model" / "config.json").write_text('["decomposition"]')
+    if wrong == "wider":
+        settings.append("model.sizes.content_width=32")
+    with pytest.raises(InputError, match=message):
+        run("decomposed/small+variants/final", tmp_path / "run", *settings)
     assert not (tmp_path / "run").exists()
+    assert not (tmp_path / "cache").exists()
 
 
 def test_parts_go_with_whole_utterances_at_one_rate(manifest, tmp_path):

@@ -267,6 +267,7 @@ def test_what_has_no_effect_or_another_one_is_said(settings, word):
         ({"MODEL_TYPE": "CNN"}, "settings.MODEL_TYPE = .*'MACNN', 'MACNN_x4' or 'LightSERNet'"),
         ({"SEEDS": []}, "settings.SEEDS"),
         ({"T_STRIDE": float("inf")}, "settings.T_STRIDE"),
+        ({"T_STRIDE": 604_800.0}, "settings.T_STRIDE = 604800.0: .* less than or equal to 3600"),
         ({"MIXTUREOFEXPERTS": True, "FUSION_LEVEL": -1}, "for which the code builds none"),
         ({"MIXTUREOFEXPERTS": True, "FUSION_LEVEL": 22}, "for which the code builds none"),
         ({"FUSION_LEVEL": 22}, "twice the width is -1 for MODEL_TYPE = MACNN"),

@@ -3,12 +3,15 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
+import soundfile
 
 import serkit
 from serkit.corpora.leaks import check_leaks
@@ -61,6 +64,25 @@ def test_several_classes_in_one_label_are_refused_where_each_utterance_has_one(
     )
     with pytest.raises(InputError, match=r"'happy\+sad' holds several classes: set labels\.multi"):
         run_experiment(config, out=tmp_path / "out", progress=Quiet())
+
+
+def test_a_corpus_with_silent_files_is_trained_on_and_says_so(
+    tiny_experiment, tone_corpus, tmp_path
+):
+    root = tmp_path / "tones"
+    shutil.copytree(tone_corpus, root)
+    for speaker in ("ann", "bob"):  # of one length: no recording that two speakers share
+        soundfile.write(root / "sad" / speaker / "silent.wav", np.zeros(4000), RATE)
+    said = []
+    progress = Quiet()
+    progress.say = said.append
+    settings = [f"corpus.root='{root.as_posix()}'", "training.epochs=1", "refit=false"]
+    config = load_experiment(tiny_experiment, overrides=settings)
+    run_experiment(config, out=tmp_path / "out", n_jobs=1, progress=progress)
+    (line,) = (line for line in said if "silence" in line)
+    assert line.startswith("mind: 2 of 34 utterances are digital silence (sad/ann/silent, ")
+    assert "2 of 34 utterances are digital silence" in (tmp_path / "out/report.html").read_text()
+    assert len(rows(tmp_path / "out" / "predictions.csv")) == 34
 
 
 def test_every_utterance_is_predicted_once_by_a_fold_that_did_not_hear_its_speaker(tone_run):

@@ -27,7 +27,14 @@ def manifest(tmp_path_factory) -> Path:
     return spoken_tones(tmp_path_factory.mktemp("tones"), n_takes=1)
 
 
-def checkpoint(folder: Path, *, text: dict[str, object] | None = None, multi: bool = False) -> Path:
+def checkpoint(
+    folder: Path,
+    *,
+    text: dict[str, object] | None = None,
+    multi: bool = False,
+    classes: tuple[str, ...] = ("happy", "sad"),
+    **trained_on: object,
+) -> Path:
     torch.manual_seed(0)
     model = {"name": "pooled", "n_projected": 8}
     if text is not None:
@@ -35,13 +42,14 @@ def checkpoint(folder: Path, *, text: dict[str, object] | None = None, multi: bo
     recognizer = Recognizer(
         RecognizerConfig(
             system="toy",
-            classes=("happy", "sad"),
+            classes=classes,
             view={"kind": "whole"},
             front_end={"name": "mfcc", "preset": "moe-26", "sample_rate": RATE},
             model=model,
             text=text,
             multi_label=multi,
-            trained_on={"corpus": "Toys", "protocol": {"warnings": ["selected on test"]}},
+            trained_on={"corpus": "Toys", "protocol": {"warnings": ["selected on test"]}}
+            | trained_on,
         )
     )
     return recognizer.save(folder)
@@ -83,6 +91,20 @@ def test_other_classes_are_left_out_and_counted(manifest, tmp_path):
     assert any(note.startswith("8 of 16 utterances have a label") for note in scored.notes)
     with pytest.raises(InputError, match=r"no utterance has a label among .* it has high-a, high"):
         score_manifest(model, manifest, tmp_path / "said.csv")
+
+
+def test_a_single_expert_is_judged_by_its_class_and_all_others(manifest, tmp_path):
+    expert = {"classes": ("low-a", "not low-a"), "expert_of": {"multi_label": False}}
+    scored = score_manifest(checkpoint(tmp_path / "low", **expert), manifest, tmp_path / "said.csv")
+    assert scored.n_utterances == 16
+    assert "every class but low-a counts as not low-a" in scored.notes
+    table, known = read_predictions(tmp_path / "said.csv"), rows(manifest)
+    assert {row["label"] for row in known} == set(MAP)
+    assert list(table.truth) == ["not " * (row["label"] != "low-a") + "low-a" for row in known]
+    assert evaluate_tables([scored.path])[0].to_dict()
+    stranger = expert | {"classes": ("fear", "not fear")}
+    with pytest.raises(InputError, match=r"no utterance has a label among .*, fear: it has high-a"):
+        score_manifest(checkpoint(tmp_path / "fear", **stranger), manifest, tmp_path / "none.csv")
 
 
 def test_a_manifest_is_looked_for_below_the_corpora(manifest, tmp_path):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from serkit.experiment.config import ConfigError, ExperimentConfig
+from serkit.experiment.config import ConfigError, ExperimentConfig, preset_names
 from serkit.experiment.reports import REPORTS
 from serkit.experiment.tasks import TASKS, explain_task, load_task, run_task
 from serkit.types import InputError
@@ -54,13 +54,38 @@ def test_resources_that_a_task_has_no_use_for_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("preset", "key"),
+    ("preset", "line"),
     [
-        ("timnet/base", "protocol.split"),
-        ("asr/tiny", "augment"),
-        ("self_mm/sims", "labels"),
-        ("speech_split/tiny", "per_fold"),
+        ("timnet/base", "protocol.split  (str; default 'leave_one_speaker_out')"),
+        ("timnet/base", "model.n_scales  (int; default 8)  depths; the authors use 10 for IEMOCAP"),
+        ("timnet/base", "front_end.n_mfcc  (int; default 20; here 39)"),
+        ("timnet/base", "training.epochs  (int; default 100; here 500)"),
+        ("asr/tiny", "augment  ("),
+        ("asr/tiny", "model.width  (int; default 256; here 96)"),
+        ("self_mm/sims", "labels."),
+        (
+            "self_mm/sims",
+            "model.missing  (Literal['zero', 'learned']; default 'zero')  What stands",
+        ),
+        ("speech_split/tiny", "per_fold  ("),
+        ("speech_split/small", "model.sizes.content_width  (int; default 512; here 64)  channels"),
+        ("decomposed/small+variants/final", "parts.f0_tracker  (str; default 'nccf')"),
+        ("encoders/frozen", "front_end.layer  (Literal['last', 'weighted'] | int; default 'last'"),
+        ("tmp_01F", "corpus.name  (str | None; default None; here 'iemocap')"),
     ],
 )
-def test_keys_are_explained_task_by_task(preset, key):
-    assert any(line.startswith(f"{key} ") for line in explain_task(preset).splitlines())
+def test_keys_are_explained_with_what_the_experiment_chooses(preset, line):
+    assert any(one.startswith(line) for one in explain_task(preset).splitlines())
+
+
+@pytest.mark.parametrize("preset", preset_names())
+def test_every_experiment_explains_its_network(preset):
+    lines = explain_task(preset).splitlines()
+    assert sum(line.startswith("model.") for line in lines) > 3
+    assert not any(word in line for line in lines for word in ("MISSING", ":func:", "<class"))
+
+
+def test_a_network_of_another_name_is_explained():
+    lines = explain_task("timnet/base", overrides=["model.name=macnn"]).splitlines()
+    assert "model.n_hidden  (int; default 64)  of a head" in lines
+    assert not any(line.startswith("model.n_scales") for line in lines)

@@ -68,6 +68,17 @@ def entries(folder: Path) -> list[Path]:
 # ---- What comes out ------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("sound_rate", [RATE, 22_050])
+def test_digital_silence_is_told_from_the_cache_as_well(sound_rate, utterances, folder):
+    for one, n_samples in zip(utterances, (4000, 4000, 7001), strict=False):
+        soundfile.write(one.path, np.zeros(n_samples), sound_rate)
+    for n_cached in (0, 6):
+        got = extract_features(utterances, extractor(), cache_dir=folder)
+        assert got.n_cached == n_cached
+        assert got.silent == ("u0", "u1", "u2")
+        assert got.heard_hashes().keys() == {"u3", "u4", "u5"}
+
+
 def test_features_are_the_front_end_s_own_in_the_order_of_the_utterances(utterances, folder):
     one = extractor()
     got = extract_features(utterances[::-1], one, cache_dir=folder, n_workers=3)

@@ -201,7 +201,9 @@ def test_a_pyworld_without_pkg_resources_is_explained(monkeypatch):
 
     import_ = builtins.__import__
     monkeypatch.setattr(builtins, "__import__", without_pkg_resources)
-    with pytest.raises(InputError, match=r"needs pkg_resources.*pip install 'setuptools<81'"):
+    with pytest.raises(
+        MissingExtraError, match=r"'pyworld' \(its pkg_resources\).*'setuptools<81'"
+    ):
         track_f0(sung(150.0), RATE, tracker="pyworld")
 
 

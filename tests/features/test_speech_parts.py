@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from features.known_pitch import known_pitch
 from serkit.features import build_front_end
 from serkit.features.pitch import UNVOICED, normalise_log_f0, track_f0
 from serkit.features.speech_parts import SpeechParts, SpeechPartsConfig
-from serkit.types import InputError
+from serkit.types import InputError, MissingExtraError
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "goldens" / "speech_parts.json").read_text())
 CASES = GOLDEN["features"]["mel"]
@@ -157,3 +158,10 @@ def test_dither_is_drawn_by_content_and_lifts_silence_a_little():
 def test_settings_that_make_no_sense_are_refused(settings, message):
     with pytest.raises(InputError, match=message):
         build_front_end("speech_parts", settings)
+
+
+@pytest.mark.parametrize(("tracker", "package"), [("pyin", "librosa"), ("pyworld", "pyworld")])
+def test_a_tracker_without_its_package_is_refused_before_any_work(tracker, package, monkeypatch):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(MissingExtraError, match=rf"'{package}'.*pip install 'serkit\[pitch\]'"):
+        build_front_end("speech_parts", {"f0_tracker": tracker})

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from typer.testing import CliRunner
 
 from serkit import cli
 from serkit.inference.predictor import predict_files, texts_of_files
@@ -175,3 +176,24 @@ def test_the_command_takes_a_text_or_a_table(reader, clips, tmp_path, monkeypatc
     assert len(err.splitlines()) <= 2
     code, _, err = command("one.wav", "two.wav", "--text", "hello")
     assert (code, err.count("\n")) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("reads", "given", "message"),
+    [
+        (False, ("--text", "hello"), "--text: this recognizer hears voices alone"),
+        (False, ("--texts", "texts.csv"), "leave --texts out"),
+        (False, ("--transcriber", "own"), "leave --transcriber out"),
+        (True, ("--text", "hello", "--text-features", "."), "got --text and --text-features"),
+        (True, ("--transcriber-model", "vosk"), "--transcriber-model vosk: name the --transcriber"),
+    ],
+)
+def test_words_that_nobody_would_read_are_refused(
+    reads, given, message, reader, tone_run, clips, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    table(tmp_path, "file,text\none.wav,hello\n")
+    model = reader.save(tmp_path / "model") if reads else tone_run
+    done = CliRunner().invoke(cli.app, ["predict", "one.wav", "--model", str(model), *given])
+    assert isinstance(done.exception, InputError)
+    assert message in str(done.exception)

@@ -6,6 +6,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
 
 from serkit import models
 from serkit.models import MODELS, build_model
@@ -58,3 +59,28 @@ def test_unknown_names_and_settings_are_refused() -> None:
         build_model("timnot", {})
     with pytest.raises(InputError, match=r"model\.depth: unknown setting; .*n_scales"):
         build_model("timnet", {"depth": 8})
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        ("macnn", {"n_hidden": 10**9}, r"has [\d,]{14,} weights, expected at most 500,000,000"),
+        ("macnn", {"n_heads": 10**24}, "a network of these sizes cannot be built"),
+        ("decomposed", {"n_symbols": 10**7}, r"has [\d,]{11,} weights, expected at most"),
+    ],
+)
+def test_networks_beyond_any_machine_are_refused_before_memory_is_taken(
+    name: str, settings: dict, message: str
+) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        build_model(name, settings)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_counting_the_weights_first_changes_no_weight(name: str, contract: ModuleType) -> None:
+    model, _ = MODELS[name]
+    counted = contract.build(name)
+    torch.manual_seed(0)
+    alone = model(counted.config).state_dict()
+    assert all(torch.equal(tensor, alone[key]) for key, tensor in counted.state_dict().items())

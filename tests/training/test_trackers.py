@@ -244,7 +244,7 @@ def test_a_tracker_that_is_not_installed_is_said_once(
     fake(monkeypatch, kind, None)
     (line,) = track(kind, tmp_path)
     assert line == (
-        f"warning: the tracker {kind} failed, the training goes on without it: this tracker needs "
+        f"the tracker {kind} failed, the training goes on without it: this tracker needs "
         f"the package '{kind}', which is not installed: pip install 'serkit[{kind}]'"
     )
 
@@ -258,8 +258,7 @@ def test_a_tracker_that_fails_is_said_once_and_told_no_more(
     fake(monkeypatch, "wandb", SimpleNamespace(init=run.init, Settings=lambda **_: None))
     (line,) = track("wandb", tmp_path)
     assert line == (
-        "warning: the tracker wandb failed, the training goes on without it: "
-        "RuntimeError('no room\\nleft')"
+        "the tracker wandb failed, the training goes on without it: RuntimeError('no room\\nleft')"
     )
     assert calls[-1] == failing
 

@@ -58,12 +58,16 @@ def train(
         bool, typer.Option("--list", help="List the experiments that ship with serkit.")
     ] = False,
     keys: Annotated[
-        bool, typer.Option("--keys", help="Explain the keys of a file, of the experiment's task.")
+        bool,
+        typer.Option(
+            "--keys", help="Explain the keys of a file; with an experiment its own, and its values."
+        ),
     ] = False,
     as_json: Json = False,
 ) -> None:
     """Run an experiment: all folds and seeds, then the report."""
-    from serkit.experiment.config import explain_keys, preset_names
+    from serkit.experiment.config import preset_names
+    from serkit.experiment.keys import explain_keys
 
     if list_presets:
         print("\n".join(preset_names()))
@@ -73,7 +77,7 @@ def train(
     if keys and experiment:
         from serkit.experiment.tasks import explain_task
 
-        print(explain_task(experiment))
+        print(explain_task(experiment, overrides=overrides or ()))
         return
     if keys:
         print(explain_keys())

@@ -105,6 +105,7 @@ def predict(
         collect_files,
         format_rows,
         predict_files,
+        refuse_unread,
         text_features_of_files,
         texts_of_files,
     )
@@ -134,6 +135,11 @@ def predict(
         raise InputError("--without is for models of clips: this one hears voices alone")
     vectors = text_features_of_files(files, text_features)
     recognizer = load_recognizer(model)
+    options = {"--text": text, "--texts": texts, "--transcriber": transcriber}
+    for option in (name for name, given in options.items() if given is not None):
+        refuse_unread(recognizer, option, has_vectors=vectors is not None)
+    if transcriber_model is not None and transcriber is None:
+        raise InputError(f"--transcriber-model {transcriber_model}: name the --transcriber as well")
     if transcriber is not None:
         from serkit.inference.transcribe import texts_heard
 

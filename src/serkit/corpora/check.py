@@ -20,7 +20,14 @@ from serkit.corpora.manifest import CorpusCounts
 from serkit.machine import usable_cores
 from serkit.types import Utterance
 
-__all__ = ["AudioCheck", "CorpusCheck", "check_corpus", "count", "verify_audio"]
+__all__ = [
+    "AudioCheck",
+    "CorpusCheck",
+    "check_corpus",
+    "count",
+    "silence_note",
+    "verify_audio",
+]
 
 _SAME_LENGTH_SHARE = 0.9  # of all files; natural recordings never agree to the sample
 _SAME_LENGTH_FILES = 10  # fewer files say nothing
@@ -279,6 +286,20 @@ def verify_audio(
         bounds = (expected.min_duration_s, expected.max_duration_s) if expected else (None, None)
         (problems if bounds[0] != bounds[1] else notes).append(same)
     return AudioCheck(utterances=tuple(measured), problems=tuple(problems), notes=tuple(notes))
+
+
+def silence_note(silent: Sequence[str], n_utterances: int) -> str:
+    """Say which utterances are digital silence, for who goes on with them.
+
+    >>> silence_note(["1076_MTI_SAD_XX"], 7442).partition(":")[0]
+    '1 of 7442 utterances is digital silence (1076_MTI_SAD_XX)'
+    """
+    what, it = ("is", "it is") if len(silent) == 1 else ("are", "they are")
+    return (
+        f"{len(silent)} of {n_utterances} utterances {what} digital silence ({_examples(silent)}): "
+        f"trained on and judged as {it}, although 'serkit predict' refuses such files: check the "
+        "recordings"
+    )
 
 
 def _length_faults(utterance: Utterance, expected: CorpusCounts | None) -> list[str]:

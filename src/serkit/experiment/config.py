@@ -50,7 +50,6 @@ __all__ = [
     "Strict",
     "check_experiment",
     "experiment_from_table",
-    "explain_keys",
     "load_experiment",
     "merge_experiment",
     "parse_toml",
@@ -533,43 +532,3 @@ def _known_keys(location: Sequence[int | str], kind: type[BaseModel]) -> list[st
         candidates = [annotation, *getattr(annotation, "__args__", ())]
         model = next(c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel))
     return sorted(model.model_fields)
-
-
-def explain_keys(kind: type[Strict] | None = None) -> str:
-    """List every key of an experiment file with its kind, default and meaning.
-
-    Parameters
-    ----------
-    kind
-        Settings of its task; ``None``: emotion.
-    """
-    if kind not in (None, ExperimentConfig):
-        return "\n".join(_explain(kind, ""))
-    lines = _explain(ExperimentConfig, "")
-    lines.append("front_end.name, front_end.preset, and settings of that front end")
-    lines.append(
-        "view.kind = fixed (view.n_samples, view.scale), whole (view.max_samples) or segments "
-        "(view.n_samples, train_hop, test_hop, strict, short, aggregation)"
-    )
-    lines.append("model.name, and settings of that model")
-    lines.append("by_corpus.NAME.<any key>: takes effect when corpus.name is NAME")
-    return "\n".join(lines)
-
-
-def _explain(model: type[BaseModel], prefix: str) -> list[str]:
-    lines = []
-    for name, field in model.model_fields.items():
-        candidates = [field.annotation, *getattr(field.annotation, "__args__", ())]
-        inner = next(
-            (c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None
-        )
-        if inner is not None:
-            lines += _explain(inner, f"{prefix}{name}.")
-            continue
-        kind = str(field.annotation).replace("typing.", "").replace("NoneType", "none")
-        kind = kind.removeprefix("<class '").removesuffix("'>")
-        given = field.get_default(call_default_factory=True, validated_data={})
-        default = "required" if field.is_required() else f"default {given!r}"
-        note = f"  {field.description}" if field.description else ""
-        lines.append(f"{prefix}{name}  ({kind}; {default}){note}")
-    return lines

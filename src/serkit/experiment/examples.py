@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from serkit.corpora.check import silence_note
 from serkit.experiment.config import ConfigError, ExperimentConfig
 from serkit.experiment.progress import Progress
 from serkit.experiment.reading import CorpusPart
@@ -37,6 +38,7 @@ __all__ = [
     "leave_out_short",
     "mark_emotions",
     "mark_speakers",
+    "note_silence",
     "parts_with_pitch",
     "refuse_segments",
     "require_same_vectors",
@@ -82,6 +84,16 @@ def extract_sound(
         )
         extracted.append(features)
     return extracted
+
+
+def note_silence(part: CorpusPart, extracted: ExtractedFeatures, progress: Progress) -> CorpusPart:
+    """Say which utterances are digital silence, here and among what reports say of the corpus."""
+    if not extracted.silent:
+        return part
+    note = silence_note(extracted.silent, len(part.utterances))
+    progress.say(f"mind: {note}")
+    quirks = [*part.description["quirks"], note]
+    return replace(part, description=part.description | {"quirks": quirks})
 
 
 def parts_with_pitch(config: ExperimentConfig) -> dict[str, Any] | None:

@@ -22,13 +22,14 @@ import torch
 from torch import Tensor
 
 from serkit.checkpoints import find_checkpoint
+from serkit.labels import classes_of
 from serkit.models import model_to_dict
 from serkit.models.expert_fusion import FusionNet, split_experts
 from serkit.models.expert_fusion import join_experts as join_weights
 from serkit.recognizer import Recognizer, load_recognizer
 from serkit.types import InputError
 
-__all__ = ["ASSEMBLED", "export_experts", "join_experts"]
+__all__ = ["ASSEMBLED", "expert_class", "expert_truth", "export_experts", "join_experts"]
 
 ASSEMBLED = "post-hoc assembled"
 
@@ -38,6 +39,27 @@ _BACKBONE_SETTINGS = {
     "macnn": ("n_heads", "n_hidden", "width"),
 }
 _CLASSIFIER = ("stages.6.conv.weight", "stages.6.conv.bias")
+
+
+def expert_class(recognizer: Recognizer) -> str | None:
+    """Name the class that an exported expert is for; ``None`` where it is no single expert."""
+    classes = recognizer.labels.classes
+    is_expert = "expert_of" in recognizer.config.trained_on
+    return classes[0] if is_expert and classes[1:] == (_other(classes[0]),) else None
+
+
+def expert_truth(label: str | None, expert_class: str) -> str | None:
+    """Say what is true of an utterance for an expert: everything but its class is the other one.
+
+    >>> expert_truth("angry", "angry"), expert_truth("happy+sad", "angry")
+    ('angry', 'not angry')
+    """
+    held = classes_of(label)
+    return None if not held else expert_class if expert_class in held else _other(expert_class)
+
+
+def _other(label: str) -> str:
+    return f"not {label}"
 
 
 def export_experts(source: Path | str, out: Path) -> list[Path]:
@@ -210,7 +232,7 @@ def _alone(
         replace(
             mixture.config,
             system=f"{mixture.config.system}, expert {label}",
-            classes=(label, f"not {label}"),
+            classes=(label, _other(label)),
             view=view,
             model={"name": backbone}
             | {name: fusion[name] for name in _BACKBONE_SETTINGS[backbone]},

@@ -57,6 +57,7 @@ from serkit.experiment.examples import (
     leave_out_short,
     mark_emotions,
     mark_speakers,
+    note_silence,
     parts_with_pitch,
     require_same_vectors,
     speakers_of,
@@ -163,10 +164,11 @@ def _run(
     multi = config.labels.multi
     labels = LabelSpace.of(c for u in part.utterances for c in classes_of(u.label, multi=multi))
     _refuse_joined(labels, multi=multi)
-    _folds(config, part)  # a split that cannot be made is refused before hours of features
+    folds, _ = _folds(config, part)  # what cannot be is refused before hours of features
     symbols = find_symbols(config, part)
     recognizer_config = _recognizer_config(config, labels, part, symbols)
     recognizer = Recognizer(recognizer_config)
+    start = find_start(config, folds, part.utterances, recognizer, corpora_dir)
     if recognizer.reads_vectors:  # now that they are identified, no member has to
         recognizer_config = replace(recognizer_config, text=recognizer.text_settings())
     if part.authors is not None:
@@ -175,13 +177,15 @@ def _run(
         features = extract_sound(
             recognizer, part.utterances, cache_dir=cache_dir, progress=progress
         )
+    part = note_silence(part, features[0], progress)
     part, features, coverage = leave_out_short(part, features, recognizer, progress)
     hashes = features[0].audio_hashes
     content = fingerprint(part.utterances, hashes)
     folds, separates = _folds(config, part)
-    leaks = check_leaks(part.utterances, folds, separates=separates, audio_hashes=hashes)
+    leaks = check_leaks(
+        part.utterances, folds, separates=separates, audio_hashes=features[0].heard_hashes()
+    )
     leaks.raise_if_broken()
-    start = find_start(config, folds, part.utterances, recognizer, corpora_dir)
     views, heard = augmented_views(
         config,
         part,

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from serkit.audio import load_audio
 from serkit.corpora.manifest import import_manifest
 from serkit.evaluation.predictions import Predictions, write_predictions
+from serkit.experiment.experts import expert_class, expert_truth
 from serkit.experiment.progress import Progress, Quiet
 from serkit.experiment.reading import beside_corpora
 from serkit.features.text import PrecomputedText, PrecomputedTextConfig
@@ -90,25 +91,36 @@ def score_manifest(
     InputError
         If the checkpoint or the manifest cannot be used, no utterance has a class that the
         checkpoint knows, or utterances cannot be recognised: names the first and counts the rest.
+
+    Notes
+    -----
+    For a single expert of a mixture, every class but its own is the other one.
     """
     progress = progress or Quiet()
     manifest = beside_corpora(str(manifest), corpora_dir)
     recognizer = load_recognizer(model)
     multi = recognizer.config.multi_label
+    own = expert_class(recognizer)
+    keep = recognizer.labels.classes if own is None else None
     table = import_manifest(manifest)
     judged: list[tuple[Utterance, str]] = []
     for utterance in table:
         label = map_label(
-            utterance.label, mapping=label_map or {}, keep=recognizer.labels.classes, multi=multi
+            utterance.label,
+            mapping=label_map or {},
+            keep=keep,
+            multi=multi or own is not None,
         )
+        label = label if own is None else expert_truth(label, own)
         if label is not None:
             judged.append((utterance, label))
-    if not judged:
+    # An expert whose class is called otherwise there would be judged by its opposite alone.
+    if not judged or (own is not None and own not in {label for _, label in judged}):
         labels = sorted({str(u.label) for u in table if u.label})
+        wanted = own or ", ".join(recognizer.labels.classes)
         raise InputError(
-            f"{manifest}: no utterance has a label among the classes of {model}, "
-            f"{', '.join(recognizer.labels.classes)}: it has {', '.join(labels) or 'none'}; name "
-            "them as the checkpoint does, or map them"
+            f"{manifest}: no utterance has a label among the classes of {model}, {wanted}: it has "
+            f"{', '.join(labels) or 'none'}; name them as the checkpoint does, or map them"
         )
     return score_utterances(
         recognizer,
@@ -257,6 +269,9 @@ def _notes(recognizer: Recognizer, *, n_judged: int, n: int) -> tuple[str, ...]:
     ]
     warnings = (trained_on.get("protocol") or {}).get("warnings") or ()
     notes += [f"the checkpoint is: {warning}" for warning in warnings]
+    own = expert_class(recognizer)
+    if own is not None:
+        notes.append(f"every class but {own} counts as {recognizer.labels.classes[1]}")
     if n_judged < n:
         notes.append(
             f"{n - n_judged} of {n} utterances have a label that is not among the classes "

@@ -16,10 +16,10 @@ from serkit.experiment.config import (
     ExperimentConfig,
     Strict,
     check_experiment,
-    explain_keys,
     merge_experiment,
 )
 from serkit.experiment.decomposition.run import DecompositionConfig, run_decomposition
+from serkit.experiment.keys import explain_keys
 from serkit.experiment.originals.decomposed import legacy_overrides
 from serkit.experiment.progress import Progress
 from serkit.experiment.run import run_experiment
@@ -61,8 +61,8 @@ def load_task(path_or_preset: Path | str, *, overrides: Sequence[str] = ()) -> A
     return config
 
 
-def explain_task(path_or_preset: Path | str) -> str:
-    """List the keys of an experiment's task; see :func:`.config.explain_keys`.
+def explain_task(path_or_preset: Path | str, *, overrides: Sequence[str] = ()) -> str:
+    """List the keys of an experiment's task, with its values; see :func:`.keys.explain_keys`.
 
     Raises
     ------
@@ -70,7 +70,9 @@ def explain_task(path_or_preset: Path | str) -> str:
         If there is no such experiment, or its task is unknown.
     """
     source = str(path_or_preset)
-    return explain_keys(_kind_of(merge_experiment(legacy_overrides(source)[0]), source))
+    preset, meant = legacy_overrides(source)
+    merged = merge_experiment(preset, overrides=[*meant, *overrides])
+    return explain_keys(_kind_of(merged, source), merged)
 
 
 def _kind_of(merged: Mapping[str, Any], source: str) -> type[Strict]:

@@ -24,7 +24,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 from torch import Tensor
 
-from serkit.audio import Channel, Waveform, file_sha256, load_audio, probe, waveform_sha256
+from serkit.audio import (
+    Channel,
+    Waveform,
+    file_sha256,
+    load_audio,
+    probe,
+    silence_sha256,
+    waveform_sha256,
+)
 from serkit.files import write_atomically
 from serkit.machine import usable_cores
 from serkit.types import InputError, Utterance
@@ -89,6 +97,8 @@ class ExtractedFeatures:
         Utterance id -> seconds.
     n_cached
         How many came from the cache.
+    silent
+        Ids of utterances that are digital silence.
     """
 
     features: NDArray[np.float32]
@@ -97,6 +107,11 @@ class ExtractedFeatures:
     audio_hashes: dict[str, str]
     durations_s: dict[str, float]
     n_cached: int
+    silent: tuple[str, ...] = ()
+
+    def heard_hashes(self) -> dict[str, str]:
+        """Give the hashes by which recordings are compared: silence is nobody's twin."""
+        return {uid: h for uid, h in self.audio_hashes.items() if uid not in self.silent}
 
     def keep(self, wanted: NDArray[np.bool_]) -> ExtractedFeatures:
         """Leave out utterances; hashes and durations stay.
@@ -196,6 +211,18 @@ def extract_features(
         audio_hashes={i: entry.audio_hash for i, entry in zip(ids, good, strict=True)},
         durations_s={i: entry.duration_s for i, entry in zip(ids, good, strict=True)},
         n_cached=sum(entry.cached for entry in good),
+        silent=_silent(ids, good, extractor.sample_rate),
+    )
+
+
+def _silent(ids: Sequence[str], entries: Sequence[_Entry], sample_rate: int) -> tuple[str, ...]:
+    """Find digital silence by its hash, which entries of any age hold."""
+    lengths = [round(entry.duration_s * sample_rate) for entry in entries]
+    zeros = silence_sha256(lengths)
+    return tuple(
+        uid
+        for uid, entry, n_samples in zip(ids, entries, lengths, strict=True)
+        if entry.audio_hash == zeros[n_samples]
     )
 
 

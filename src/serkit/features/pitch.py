@@ -121,12 +121,14 @@ def track_f0(
 
 
 def refuse_search(tracker: str, *, sample_rate: int, f_min_hz: float, f_max_hz: float) -> None:
-    """Check the settings of a pitch tracker.
+    """Check the settings of a pitch tracker, and that its package can be imported.
 
     Raises
     ------
     InputError
         If the tracker is unknown, or the range or the sample rate makes no sense.
+    MissingExtraError
+        If the tracker's package is not installed.
     """
     if tracker not in PITCH_TRACKERS:
         raise InputError(
@@ -141,6 +143,9 @@ def refuse_search(tracker: str, *, sample_rate: int, f_min_hz: float, f_max_hz: 
             f"pitch is searched from {f_min_hz:g} to {f_max_hz:g} Hz, expected an upward range "
             f"within {_LOWEST_HZ:g} to {_HIGHEST_HZ:g}"
         )
+    # A package whose import fails may look imported to threads that wait for it.
+    if tracker in _PACKAGES:
+        _PACKAGES[tracker]()
 
 
 def pyin_f0(
@@ -158,12 +163,7 @@ def pyin_f0(
     MissingExtraError
         If librosa is not installed.
     """
-    try:
-        import librosa
-    except ModuleNotFoundError:
-        raise MissingExtraError(
-            "librosa", extra="pitch", needed_for="the pitch tracker 'pyin'"
-        ) from None
+    librosa = _import_librosa()
     two_periods = int(np.ceil(2 * sample_rate / f_min_hz)) + 2
     f0_hz, voiced, _ = librosa.pyin(
         np.asarray(waveform, dtype=np.float64),
@@ -188,10 +188,8 @@ def dio_f0(
 
     Raises
     ------
-    InputError
-        If pyworld's import fails for want of ``pkg_resources``.
     MissingExtraError
-        If pyworld is not installed.
+        If pyworld is not installed, or the setuptools that it wants.
     """
     pyworld = _import_pyworld()
     n_frames = len(waveform) // hop_length + 1
@@ -208,22 +206,31 @@ def dio_f0(
     return np.asarray(f0_hz[:n_frames])
 
 
+def _import_librosa() -> Any:
+    try:
+        import librosa
+    except ModuleNotFoundError:
+        raise MissingExtraError(
+            "librosa", extra="pitch", needed_for="the pitch tracker 'pyin'"
+        ) from None
+    return librosa
+
+
 def _import_pyworld() -> Any:
+    needed_for = "the pitch tracker 'pyworld'"
     try:
         import pyworld
     except ModuleNotFoundError as error:
-        if error.name == "pkg_resources":
-            raise InputError(
-                "the pitch tracker 'pyworld' needs pkg_resources, which newer setuptools lack: "
-                "pip install 'setuptools<81', or choose 'nccf'"
+        if error.name == "pkg_resources":  # dropped by setuptools 81
+            raise MissingExtraError(
+                "setuptools<81", extra="pitch", needed_for=f"{needed_for} (its pkg_resources)"
             ) from None
-        raise MissingExtraError(
-            "pyworld", extra="pitch", needed_for="the pitch tracker 'pyworld'"
-        ) from None
+        raise MissingExtraError("pyworld", extra="pitch", needed_for=needed_for) from None
     return pyworld
 
 
 PITCH_TRACKERS: dict[str, PitchTracker] = {"nccf": nccf_f0, "pyin": pyin_f0, "pyworld": dio_f0}
+_PACKAGES = {"pyin": _import_librosa, "pyworld": _import_pyworld}
 
 
 def log_f0(f0_hz: Floats) -> Floats:

@@ -28,6 +28,7 @@ from serkit.settings import checked
 from serkit.types import InputError
 
 __all__ = [
+    "VIEWS",
     "Aggregation",
     "FixedView",
     "SegmentsView",
@@ -192,6 +193,12 @@ class SegmentsView:
 
 View = FixedView | WholeView | SegmentsView
 
+VIEWS: dict[str, type[FixedView] | type[WholeView] | type[SegmentsView]] = {
+    "fixed": FixedView,
+    "segments": SegmentsView,
+    "whole": WholeView,
+}
+
 
 def cut_pieces(
     view: View, waveforms: Tensor, n_samples: Tensor, *, training: bool
@@ -263,12 +270,7 @@ def view_from_dict(config: dict[str, object]) -> View:
     InputError
         If ``kind`` names no view, a key does not belong to it, or a value is of the wrong kind.
     """
-    kinds: dict[object, type[FixedView] | type[WholeView] | type[SegmentsView]] = {
-        "fixed": FixedView,
-        "segments": SegmentsView,
-        "whole": WholeView,
-    }
     kind = config.get("kind")
-    if kind not in kinds:
-        raise InputError(f"view.kind is {kind!r}, expected one of {', '.join(map(str, kinds))}")
-    return checked(kinds[kind], config, where="view")
+    if not isinstance(kind, str) or kind not in VIEWS:
+        raise InputError(f"view.kind is {kind!r}, expected one of {', '.join(VIEWS)}")
+    return checked(VIEWS[kind], config, where="view")

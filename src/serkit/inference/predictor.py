@@ -34,6 +34,7 @@ __all__ = [
     "collect_files",
     "format_rows",
     "predict_files",
+    "refuse_unread",
     "text_features_of_files",
     "texts_of_files",
 ]
@@ -133,6 +134,30 @@ def texts_of_files(
             f"first of which is {files[0]}: name files as they are given to the command"
         )
     return texts
+
+
+def refuse_unread(recognizer: Recognizer, option: str, *, has_vectors: bool) -> None:
+    """Refuse words that would be left unread.
+
+    Parameters
+    ----------
+    option
+        By which they were given, such as ``--text``.
+    has_vectors
+        Whether token vectors were given as well.
+
+    Raises
+    ------
+    InputError
+        If the recognizer does not read what is said, or reads the vectors.
+    """
+    if recognizer.text_encoder is None:
+        raise InputError(
+            f"{option}: this recognizer hears voices alone and does not read what is said: leave "
+            f"{option} out"
+        )
+    if has_vectors:
+        raise InputError(f"got {option} and --text-features: give one of them")
 
 
 def text_features_of_files(files: Sequence[Path], given: Path | None) -> dict[Path, Path] | None:

@@ -14,6 +14,7 @@ from torch import nn
 
 from serkit.models.decomposed import Decomposed, DecomposedConfig
 from serkit.models.expert_fusion import ExpertFusionConfig, FusionNet
+from serkit.models.layers import build_in_bounds
 from serkit.models.light_sernet import LightSernet, LightSernetConfig
 from serkit.models.light_sernet_port import LightSernetPort, LightSernetPortConfig
 from serkit.models.macnn import Macnn, MacnnConfig
@@ -43,12 +44,13 @@ def build_model(name: str, settings: dict[str, Any]) -> nn.Module:
     Raises
     ------
     InputError
-        If the name or a setting is unknown, or a value is of the wrong kind.
+        If the name or a setting is unknown, a value is of the wrong kind, or the network is too
+        large.
     """
     if name not in MODELS:
         raise InputError(f"model.name is '{name}', expected one of {', '.join(sorted(MODELS))}")
     model, config = MODELS[name]
-    return model(checked(config, settings, where="model"))
+    return build_in_bounds(model, checked(config, settings, where="model"))
 
 
 def model_to_dict(model: nn.Module) -> dict[str, Any]:

@@ -9,12 +9,14 @@ makes text of the logits.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
-from typing import Any
+from typing import Any, cast
 
 from serkit.models.conformer_ctc import Conformer, ConformerConfig
 from serkit.models.deepspeech2 import DeepSpeech2, DeepSpeech2Config
 from serkit.models.efficient_conformer import EfficientConformer, EfficientConformerConfig
+from serkit.models.layers import build_in_bounds
 from serkit.models.squeezeformer import Squeezeformer, SqueezeformerConfig
 from serkit.settings import checked
 from serkit.types import InputError
@@ -37,12 +39,14 @@ def build_asr_model(name: str, settings: dict[str, Any]) -> AsrModel:
     Raises
     ------
     InputError
-        If the name or a setting is unknown, or a value is of the wrong kind.
+        If the name or a setting is unknown, a value is of the wrong kind, or the network is too
+        large.
     """
     if name not in ASR_MODELS:
         raise InputError(f"model.name is '{name}', expected one of {', '.join(sorted(ASR_MODELS))}")
     model, config = ASR_MODELS[name]
-    return model(checked(config, settings, where="model"))
+    build = cast("Callable[[Any], AsrModel]", model)
+    return build_in_bounds(build, checked(config, settings, where="model"))
 
 
 def asr_model_to_dict(model: AsrModel) -> dict[str, Any]:

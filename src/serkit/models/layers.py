@@ -1,4 +1,4 @@
-"""Small pieces that several models share: masks, masked pooling, reversal, recurrence, stages.
+"""Small pieces that several models share: bounds, masks, pooling, reversal, recurrence, stages.
 
 Maps of convolutional networks, ``(batch, n_channels, height, n_frames)``, lie in memory with
 channels last: on a CPU, pools and the statistics of batch norm are then several times as fast. The
@@ -8,11 +8,17 @@ it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, TypeVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from serkit.types import InputError
+
 __all__ = [
+    "build_in_bounds",
     "classify_in_stages",
     "halve",
     "lengths_to_mask",
@@ -25,6 +31,35 @@ __all__ = [
     "to_image",
     "widened",
 ]
+
+
+Network = TypeVar("Network", bound=nn.Module)
+
+_MAX_WEIGHTS = 500_000_000  # 2 GB, twenty times what any published system here has
+
+
+def build_in_bounds(network: Callable[[Any], Network], config: Any) -> Network:
+    """Build a network unless its settings make it too large, for which it is counted first.
+
+    Raises
+    ------
+    InputError
+        If it has more than 500 million weights, or a size that no tensor can have.
+    """
+    try:
+        with torch.device("meta"):  # shapes without memory
+            n_weights = sum(p.numel() for p in network(config).parameters())
+    except NotImplementedError:  # a network that computes while it is built
+        n_weights = 0
+    except (RuntimeError, OverflowError, TypeError) as error:  # no integer that torch takes
+        reason = str(error).partition("\n")[0][:200]
+        raise InputError(f"model: a network of these sizes cannot be built ({reason})") from error
+    if n_weights > _MAX_WEIGHTS:
+        raise InputError(
+            f"model: a network of these sizes has {n_weights:,} weights, expected at most "
+            f"{_MAX_WEIGHTS:,}: lower the numbers of units, heads or layers"
+        )
+    return network(config)
 
 
 def widened(n_channels: int, factor: float) -> int:

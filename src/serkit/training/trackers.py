@@ -167,7 +167,7 @@ class _Guarded:
             self.tracker = None
             fault = str(error) if isinstance(error, InputError) else f"{error!r}"
             self.say(
-                f"warning: the tracker {self.kind} failed, the training goes on without it: "
+                f"the tracker {self.kind} failed, the training goes on without it: "
                 f"{' '.join(fault.split())[:500]}"
             )
 

@@ -28,9 +28,10 @@ from serkit.checkpoints import (
 from serkit.features import build_front_end, front_end_to_dict
 from serkit.features.resynthesis import mel_to_sound
 from serkit.features.speech_parts import SpeechParts
+from serkit.models.layers import build_in_bounds
 from serkit.models.speech_split import F0Converter, SpeechSplit, SpeechSplitConfig
 from serkit.settings import checked
-from serkit.types import InputError
+from serkit.types import InputError, MissingExtraError
 
 __all__ = [
     "FRONT_END",
@@ -205,7 +206,8 @@ def load_decomposition(folder: Path | str) -> Decomposition:
     """
 
     def build(saved: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Decomposition:
-        split = SpeechSplit(checked(SpeechSplitConfig, saved["model"], where="model"))
+        settings = checked(SpeechSplitConfig, saved["model"], where="model")
+        split = build_in_bounds(SpeechSplit, settings)
         split.load_state_dict(weights)
         return Decomposition(
             front_end=build_parts_front_end(saved["front_end"]),
@@ -262,11 +264,15 @@ def read_checkpoint(
     ------
     InputError
         If there is none, it is of another task, or its files are damaged or do not fit each other.
+    MissingExtraError
+        If its pitch tracker's package is not installed.
     """
     home = find_checkpoint(folder, task)
     saved = read_checkpoint_config(home, task, version=FORMAT)
     try:
         return build(saved, load_file(home / WEIGHTS_FILE))
+    except MissingExtraError:
+        raise
     except (InputError, SafetensorError, OSError, RuntimeError, KeyError, TypeError) as error:
         detail = " ".join(str(error).split())[:300]
         raise InputError(f"{home}: damaged or incomplete checkpoint ({detail})") from None

@@ -16,6 +16,7 @@ from serkit.checkpoints import CONFIG_FILE, WEIGHTS_FILE
 from serkit.experiment.config import ConfigError, ExperimentConfig
 from serkit.experiment.reading import beside_corpora
 from serkit.recognizer import Recognizer
+from serkit.training.member import load_parts
 from serkit.types import Fold, Utterance
 
 __all__ = ["FOLDS_FOLDER", "PartsStart", "find_start"]
@@ -52,12 +53,17 @@ def find_start(
     recognizer: Recognizer,
     corpora_dir: Path | None,
 ) -> PartsStart:
-    """Find the decomposition that ``parts_from`` names.
+    """Find the decomposition that ``parts_from`` names, and try whether it fits.
+
+    Parameters
+    ----------
+    recognizer
+        Its encoders and decoder are overwritten.
 
     Raises
     ------
-    ConfigError
-        If it is none, was trained on other features, or lacks a fold.
+    InputError
+        If it is none, was trained on other features, lacks a fold, or has other sizes.
     """
     if config.parts_from is None:
         return PartsStart()
@@ -70,16 +76,17 @@ def find_start(
     by_id = {u.id: u for u in utterances}
     heard = False
     for fold in folds:
-        stored = _read(homes.get(fold.name) or homes[""])
-        if stored["front_end"] != recognizer.parts_settings():
+        front_end, known = _read(homes.get(fold.name) or homes[""])
+        if front_end != recognizer.parts_settings():
             raise ConfigError(
-                f"{root}: was trained on the parts {stored['front_end']}, and [parts] is "
+                f"{root}: was trained on the parts {front_end}, and [parts] is "
                 f"{recognizer.parts_settings()}: give both the same settings"
             )
-        known = {tuple(pair) for pair in stored["trained_on"]["speakers"]}
         tested = {(by_id[i].corpus, by_id[i].speaker) for i in fold.test}
         heard = heard or bool(known & tested)
     weights = {name: home / WEIGHTS_FILE for name, home in homes.items()}
+    for path in weights.values():
+        load_parts(recognizer, path)
     return PartsStart(weights, (HEARD_TEST,) if heard else ())
 
 
@@ -87,15 +94,17 @@ def _is_model(folder: Path) -> bool:
     return (folder / WEIGHTS_FILE).exists()
 
 
-def _read(folder: Path) -> dict[str, Any]:
-    path = folder / CONFIG_FILE
+def _read(folder: Path) -> tuple[dict[str, Any], set[tuple[str, str]]]:
+    """Give what a decomposition hears by, and the speakers, with their corpora, whom it heard."""
     try:
-        stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        stored = {}
-    if stored.get("task") != "decomposition" or not _is_model(folder):
+        stored = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+        known = {(corpus, speaker) for corpus, speaker in stored["trained_on"]["speakers"]}
+        task, front_end = stored["task"], stored["front_end"]
+    except (OSError, ValueError, LookupError, TypeError):
+        task, front_end, known = None, {}, set()
+    if task != "decomposition" or not _is_model(folder):
         raise ConfigError(
             f"parts_from: {folder} is no trained decomposition: give the folder of a run of "
             "'serkit train speech_split/...', for a corpus whose folds it was trained for"
         )
-    return stored
+    return front_end, known

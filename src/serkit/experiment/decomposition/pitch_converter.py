@@ -28,6 +28,7 @@ from serkit.experiment.decomposition.model import (
     write_parts_checkpoint,
 )
 from serkit.features.speech_parts import SpeechParts
+from serkit.models.layers import build_in_bounds
 from serkit.models.speech_split import F0Converter, F0ConverterConfig
 from serkit.settings import checked
 from serkit.types import InputError
@@ -128,7 +129,8 @@ def load_pitch_converter(folder: Path | str) -> PitchConverter:
     """
 
     def build(saved: Mapping[str, Any], weights: Mapping[str, Tensor]) -> PitchConverter:
-        network = F0Converter(checked(F0ConverterConfig, saved["model"], where="model"))
+        settings = checked(F0ConverterConfig, saved["model"], where="model")
+        network = build_in_bounds(F0Converter, settings)
         network.load_state_dict(weights)
         return PitchConverter(
             front_end=build_parts_front_end(saved["front_end"]),

@@ -65,7 +65,7 @@ from serkit.experiment.decomposition.parts_start import FOLDS_FOLDER
 from serkit.experiment.decomposition.pitch_converter import PitchConverter, load_pitch_converter
 from serkit.experiment.decomposition.results import summarise_folds, write_card
 from serkit.experiment.decomposition.samples import draw_contours, draw_samples
-from serkit.experiment.examples import mark_speakers, speakers_of
+from serkit.experiment.examples import mark_speakers, note_silence, speakers_of
 from serkit.experiment.folds import folds_of
 from serkit.experiment.originals.speech_split import read_speechsplit
 from serkit.experiment.progress import Progress, Quiet
@@ -82,6 +82,7 @@ from serkit.features import front_end_to_dict
 from serkit.features.cache import ExtractedFeatures, Extractor, extract_features
 from serkit.features.speech_parts import SpeechParts
 from serkit.labels import map_label
+from serkit.models.layers import build_in_bounds
 from serkit.models.speech_split import (
     F0Converter,
     F0ConverterConfig,
@@ -249,7 +250,11 @@ def _run(
         for part, made in sources
     ]
     hashes = {key: value for each in extracted for key, value in each.audio_hashes.items()}
-    folds = _folds(config, utterances, hashes)
+    heard = {key: value for each in extracted for key, value in each.heard_hashes().items()}
+    parts = [
+        note_silence(part, each, progress) for part, each in zip(parts, extracted, strict=True)
+    ]
+    folds = _folds(config, utterances, heard)
     description = _describe(parts) | {"fingerprint": fingerprint(utterances, hashes)}
     begin_run(out, config, lock, resume=resume)
     write_folds_csv(folds, out / "folds.csv")
@@ -390,7 +395,9 @@ def _model_config(
 
 
 def _network(model: SpeechSplitConfig | F0ConverterConfig) -> SpeechSplit | F0Converter:
-    return F0Converter(model) if isinstance(model, F0ConverterConfig) else SpeechSplit(model)
+    if isinstance(model, F0ConverterConfig):
+        return build_in_bounds(F0Converter, model)
+    return build_in_bounds(SpeechSplit, model)
 
 
 def _converter(

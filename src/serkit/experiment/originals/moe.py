@@ -44,6 +44,7 @@ Version = Literal["2022", "2025"]
 
 _RATE = 16_000
 _VALIDATION_OVERLAP = 1.6
+_LONGEST_S = 3600  # of a segment
 _HIGHEST_SCORE = 3  # of an emotion in CMU-MOSEI
 
 # Names of 2022 -> what they are called in 2025.
@@ -130,7 +131,7 @@ class _Settings:
     USE_WEIGHTS_FOR_LOSS: StrictBool = False
     LEARNING_RATE: float | None = None
     WEIGHT_DECAY: float | None = None
-    T_STRIDE: Annotated[FiniteFloat, Field(gt=0)] = 2.0
+    T_STRIDE: Annotated[FiniteFloat, Field(gt=0, le=_LONGEST_S)] = 2.0
     T_OVERLAP: Annotated[FiniteFloat, Field(ge=0)] | None = None
     VAL_OVERLAP: Annotated[FiniteFloat, Field(ge=0)] = _VALIDATION_OVERLAP
     SPEAKER_IND: StrictBool = False
