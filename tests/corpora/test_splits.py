@@ -325,6 +325,26 @@ def test_stratified_folds_keep_class_shares() -> None:
         assert Counter(uid.rstrip("0123456789") for uid in fold.test) == {"happy": 4, "sad": 2}
 
 
+def test_shuffled_speakers_have_the_sizes_of_speakers_and_not_their_voices() -> None:
+    utterances = [
+        utterance(f"{s}-{label}-{i}", speaker=s, label=label)
+        for s, n in (("a", 8), ("b", 10), ("c", 12))
+        for label in ("happy", "sad")
+        for i in range(n + 2 * (label == "sad"))
+    ]
+    options = SplitOptions(seed=3, dev="test")
+    folds = make_folds(utterances, "shuffled_speakers", options)
+    honest = make_folds(utterances, "leave_one_speaker_out", options)
+    label_of = {u.id: u.label for u in utterances}
+    for fold, speaker in zip(folds, honest, strict=True):
+        assert fold.name == speaker.name
+        assert Counter(map(label_of.get, fold.test)) == Counter(map(label_of.get, speaker.test))
+        assert speakers(utterances, fold.test) == speakers(utterances, fold.train) == set("abc")
+    assert sorted(uid for fold in folds for uid in fold.test) == sorted(label_of)
+    other = make_folds(utterances, "shuffled_speakers", SplitOptions(seed=4, dev="test"))
+    assert [fold.test for fold in other] != [fold.test for fold in folds]
+
+
 def test_leave_one_session_out_takes_a_training_session_as_dev() -> None:
     utterances = toy()
     folds = make_folds(utterances, "leave_one_session_out")

@@ -91,13 +91,14 @@ class SplitOptions:
     n_folds
         Number of folds, or of speaker groups for ``speaker_and_sentence`` and
         ``speaker_and_script``; the rotating splits make one rotation less. ``None``: the split's
-        own number. The leave-one-out splits, ``recording_folds``, ``official`` and
-        ``cross_corpus`` take none.
+        own number. The leave-one-out splits, ``shuffled_speakers``, ``recording_folds``,
+        ``official`` and ``cross_corpus`` take none.
     n_sentence_folds
         Number of groups of sentences or scripts, for ``speaker_and_sentence`` and
         ``speaker_and_script`` alone.
     seed
-        Shuffles the random and the rotating splits and the ``random`` dev rule; nothing else.
+        Shuffles the random and the rotating splits, ``shuffled_speakers`` and the ``random`` dev
+        rule; nothing else.
     dev
         Name of a dev rule; ``None``: the split's own (``speaker`` wherever the split keeps
         speakers apart).
@@ -534,6 +535,24 @@ def _stratified_folds(utterances: Sequence[Utterance], options: SplitOptions) ->
     return _indexed_cells(utterances, splitter.split(np.zeros((len(labels), 1)), labels))
 
 
+def _shuffled_speakers(utterances: Sequence[Utterance], options: SplitOptions) -> list[_Cell]:
+    """Leave out a speaker by name, after names have changed hands within each class."""
+    by_class: dict[str, list[Utterance]] = defaultdict(list)
+    for utterance in sorted(utterances, key=lambda u: natural_key(u.id)):
+        by_class[utterance.label or ""].append(utterance)
+    rng = np.random.default_rng(options.seed)
+    names = {}
+    for _, members in sorted(by_class.items()):
+        order = rng.permutation(len(members))
+        names.update({u.id: members[i].speaker for u, i in zip(members, order, strict=True)})
+    own = {u.id: u for u in utterances}
+    renamed = [replace(u, speaker=names[u.id]) for u in utterances]
+    return [
+        _Cell(cell.name, [own[u.id] for u in cell.pool], [own[u.id] for u in cell.test])
+        for cell in _leave_one_out(renamed, "shuffled_speakers", "speaker", options)
+    ]
+
+
 def _rotating_folds(utterances: Sequence[Utterance], options: SplitOptions) -> list[_Cell]:
     *rotating, _ = _dealt_folds(utterances, "rotating_folds", options)
     return _rotations(utterances, rotating)
@@ -820,6 +839,13 @@ SPLITS: Mapping[str, Split] = {
         separates=frozenset(),
         default_dev="random",
         summary="shuffled utterances with equal class shares; speaker-dependent",
+    ),
+    "shuffled_speakers": Split(
+        make=_shuffled_speakers,
+        separates=frozenset(),
+        default_dev="random",
+        summary="of each class as many utterances as a speaker has, whoever speaks: what becomes "
+        "of leaving out a speaker in the code of Light-SERNet's authors; speaker-dependent",
     ),
     "rotating_folds": Split(
         make=_rotating_folds,
