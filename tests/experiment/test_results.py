@@ -223,21 +223,29 @@ def test_a_gap_is_told_between_runs_of_one_length_alone(copied):
 
 
 def test_another_system_has_a_section_with_what_its_own_authors_report(copied):
-    for name, dev in (("best-test-speaker", "test"), ("speaker-independent", "speaker")):
-        path = copied / "light_sernet" / f"emodb-{name}.toml"
+    folder = copied / "light_sernet"
+    shutil.rmtree(folder)
+    protocols = (
+        ("best-test-fold", "shuffled_speakers", "test"),
+        ("best-test-speaker", "leave_one_speaker_out", "test"),
+        ("speaker-independent", "leave_one_speaker_out", "speaker"),
+    )
+    for name, split, dev in protocols:
+        path = folder / f"emodb-{name}.toml"
         path.parent.mkdir(exist_ok=True)
         path.write_text(
             f'base = "light_sernet/honest"\nname = "light_sernet-emodb-{name}"\n'
-            f'corpus.name = "emodb"\nprotocol.dev = "{dev}"\n',
+            f'corpus.name = "emodb"\nprotocol = {{ split = "{split}", dev = "{dev}" }}\n',
             encoding="utf-8",
         )
     kept = copied / "results" / "timnet-emodb-speaker-independent.json"
     shutil.copy(kept, copied / "results" / "light_sernet-emodb-speaker-independent.json")
     section = summarise.page(copied).split("## ")[1]
-    assert "*the authors, best-test-speaker*" in section
+    assert "*the authors, best-test-fold*" in section
     assert "| *94.15* |" in section
     assert "choosing the epoch on the test speaker" in section
-    assert "knowing the speaker" not in section
+    assert "knowing the speaker (*folds that share speakers" in section
+    assert "knowing the sentence" not in section
     assert "gap-light_sernet-emodb.svg" in summarise.figures(copied)
 
 
