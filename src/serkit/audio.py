@@ -18,6 +18,7 @@ import hashlib
 import os
 import re
 import struct
+from collections.abc import Collection
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
@@ -38,6 +39,7 @@ __all__ = [
     "Channel",
     "Waveform",
     "file_sha256",
+    "find_files",
     "find_sound_files",
     "load_audio",
     "natural_key",
@@ -233,11 +235,15 @@ def natural_key(text: str) -> tuple[tuple[int | str, ...], str]:
 
 
 def find_sound_files(root: Path) -> list[Path]:
-    """List sound files below a folder, in natural order of their paths.
+    """List sound files below a folder, as :func:`find_files` does by :data:`SOUND_SUFFIXES`."""
+    return find_files(root, SOUND_SUFFIXES)
 
-    Files are chosen by suffix (:data:`SOUND_SUFFIXES`, any case). Hidden files and folders are
-    passed over, as are the ``__MACOSX`` folders that archives bring along. Links to folders are
-    followed once.
+
+def find_files(root: Path, suffixes: Collection[str]) -> list[Path]:
+    """List files below a folder, in natural order of their paths.
+
+    Files are chosen by suffix, in any case. Hidden files and folders are passed over, as are the
+    ``__MACOSX`` folders that archives bring along. Links to folders are followed once.
     """
     found: list[Path] = []
     seen: set[str] = set()
@@ -253,7 +259,7 @@ def find_sound_files(root: Path) -> list[Path]:
         found += [
             Path(folder, name)
             for name in names
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in SOUND_SUFFIXES
+            if not name.startswith(".") and os.path.splitext(name)[1].lower() in suffixes
         ]
     return sorted(found, key=lambda path: natural_key(path.as_posix()))
 

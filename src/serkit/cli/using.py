@@ -95,14 +95,13 @@ def predict(
     if output_format not in formats:
         raise InputError(f"--format {output_format}: expected one of {', '.join(formats)}")
     from serkit.inference.clips import (
-        collect_clips,
         format_clip_rows,
         holds_sentiment_model,
         open_clip_predictor,
         predict_clips,
     )
+    from serkit.inference.files import collect_files
     from serkit.inference.predictor import (
-        collect_files,
         format_rows,
         predict_files,
         text_features_of_files,
@@ -111,7 +110,7 @@ def predict(
     from serkit.recognizer import load_recognizer
 
     of_clips = holds_sentiment_model(model)
-    files = collect_clips(paths) if of_clips else collect_files(paths)
+    files = collect_files(paths, clips=of_clips)
     if transcriber is not None and (text is not None or texts is not None):
         raise InputError("--transcriber goes without --text and --texts: who says what is said?")
     words = texts_of_files(files, text=text, table=texts)
@@ -170,7 +169,7 @@ def transcribe(
 ) -> None:
     """Write down what is said; the table is what predict --texts reads."""
     from serkit.features.cache import default_cache_dir
-    from serkit.inference.predictor import collect_files
+    from serkit.inference.files import collect_files
     from serkit.inference.transcribe import (
         TranscriberSettings,
         open_transcriber,

@@ -28,12 +28,13 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from serkit.audio import SOUND_SUFFIXES, Waveform
+from serkit.audio import Waveform
 from serkit.checkpoints import checkpoint_kind
 from serkit.features.acoustic import ACOUSTIC_SETS
 from serkit.features.cache import default_cache_dir
 from serkit.features.clip_features import ClipFeatureConfig, ClipFeatures, clip_features
 from serkit.features.face import VISION_SETS, FaceFeatures, settle
+from serkit.inference.files import refuse_folder
 from serkit.inference.transcribe import (
     Transcriber,
     TranscriberSettings,
@@ -47,13 +48,11 @@ from serkit.settings import checked
 from serkit.types import InputError
 
 __all__ = [
-    "CLIP_SUFFIXES",
     "ClipPrediction",
     "ClipPredictor",
     "ClipRow",
     "FacesSeen",
     "WindowScores",
-    "collect_clips",
     "format_clip_rows",
     "holds_sentiment_model",
     "open_clip_predictor",
@@ -61,9 +60,6 @@ __all__ = [
     "read_clip_features",
     "stored_clip_config",
 ]
-
-CLIP_SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".webm")
-"""What is looked for in folders, beside sound files; files that are named are taken whatever."""
 
 WINDOW_S, HOP_S = 2.0, 0.5
 _FLAG = "face_present"  # column of vision sets that says so
@@ -543,29 +539,6 @@ def open_clip_predictor(
     return ClipPredictor(load_sentiment_model(model), transcriber=listener)
 
 
-def collect_clips(paths: Sequence[Path | str]) -> list[Path]:
-    """List the clips that paths name; folders are searched by suffix, files are taken.
-
-    Raises
-    ------
-    InputError
-        If a folder holds no clip, or there is nothing at all.
-    """
-    wanted = (*CLIP_SUFFIXES, *SOUND_SUFFIXES)
-    files: list[Path] = []
-    for path in map(Path, paths):
-        if not path.is_dir():
-            files.append(path)
-            continue
-        found = sorted(p for p in path.rglob("*") if p.suffix.lower() in wanted and p.is_file())
-        if not found:
-            raise InputError(f"{path}: no clips in this folder (looked for {', '.join(wanted)})")
-        files += found
-    if not files:
-        raise InputError("no clips to judge: name files or folders")
-    return files
-
-
 def predict_clips(
     predictor: ClipPredictor,
     files: Iterable[Path],
@@ -577,12 +550,15 @@ def predict_clips(
 
     Parameters
     ----------
+    files
+        As :func:`serkit.inference.files.collect_files` gives them.
     texts
         What is said in each file; a file without an entry is left to the speech recogniser.
     """
     for path in files:
         text = None if texts is None else texts.get(path)
         try:
+            refuse_folder(path, clips=True)
             yield ClipRow(str(path), predictor.predict(path, text=text, without=without))
         except InputError as error:
             yield ClipRow(str(path), None, str(error))
