@@ -239,6 +239,19 @@ def test_other_features_are_refused():
         ClipPredictor(model(audio=unknown))
 
 
+@pytest.mark.parametrize(("scale", "limit"), [("sims", 1.0), ("mosi", 3.0)])
+def test_scores_end_where_the_scale_does(clips, scale, limit):
+    loud = model(scale=scale)
+    with torch.no_grad():
+        for name, value in loud.named_parameters():
+            if name.endswith("layer3.bias"):
+                value.fill_(-9.0 if "audio" in name else 9.0)
+    found = ClipPredictor(loud).predict(clips / "long.mp4", text="good")
+    assert found.scores == {"fused": limit, "text": limit, "audio": -limit, "vision": limit}
+    assert {one.audio for one in found.over_time} == {-limit}
+    assert found.labels["label_2"] == "positive"
+
+
 def test_a_broken_clip_costs_its_own_row(clips, tmp_path):
     predictor = ClipPredictor(model())
     files = [clips / "face.mp4", clips / "empty.mp4", clips / "voice.wav"]

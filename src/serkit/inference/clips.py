@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 
 from serkit.audio import Waveform
 from serkit.checkpoints import checkpoint_kind
+from serkit.evaluation.sentiment import SENTIMENT_LIMITS
 from serkit.features.acoustic import ACOUSTIC_SETS
 from serkit.features.cache import default_cache_dir
 from serkit.features.clip_features import ClipFeatureConfig, ClipFeatures, clip_features
@@ -114,7 +115,7 @@ class ClipPrediction:
         What the speech recogniser said, where it was asked.
     scores
         ``fused``, ``text``, ``audio``, ``vision``; ``None`` for a stream that is not there. A
-        number, or the probability of each class.
+        number on the scale of the model, or the probability of each class.
     labels
         ``label_2``, ``label_3``, ...: the class of the fused score; of a model of classes
         ``label``.
@@ -372,7 +373,15 @@ class ClipPredictor:
         if faces is not None and faces.present.any():
             no_face, average_over = self._rules
             vision = settle(faces, no_face=no_face, average_over=average_over).features
-        return self.model.predict(text, audio, vision)
+        judged = self.model.predict(text, audio, vision)
+        return judged | {"scores": {k: self._on_scale(s) for k, s in judged["scores"].items()}}
+
+    def _on_scale(self, score: Score | None) -> Score | None:
+        """Bring a number that leaves the scale to its end: networks know no end."""
+        if score is None or isinstance(score, Mapping):
+            return score
+        limit = SENTIMENT_LIMITS[self.model.config.scale]
+        return min(max(score, -limit), limit)
 
     def _pairs(self, streams: _Streams, judged: Mapping[str, Any]) -> dict[str, Score]:
         """Ask a model of classes what two of three streams say."""
