@@ -151,7 +151,7 @@ def predict(
 
 
 def transcribe(
-    paths: Annotated[list[Path], typer.Argument(help="Sound files and folders.")],
+    paths: Annotated[list[Path], typer.Argument(help="Sound files, videos and folders.")],
     backend: Annotated[
         str,
         typer.Option("--with", help="own, transformers, faster-whisper, vosk, manifest or none."),
@@ -187,7 +187,7 @@ def transcribe(
 
         utterances = [u for path in paths for u in import_manifest(path)]
     else:
-        utterances = utterances_of_files(collect_files(paths))
+        utterances = utterances_of_files(collect_files(paths, clips=True))
     transcriber = open_transcriber(backend, settings, cache_dir=default_cache_dir())
     with Bars() as bars:
         bars.stage("transcribing", len(utterances))

@@ -54,7 +54,7 @@ from serkit.features.face import VISION_SETS
 from serkit.files import write_atomically
 from serkit.training.workers import one_thread
 from serkit.types import InputError
-from serkit.video import ClipStream, VideoError
+from serkit.video import read_sound
 
 __all__ = ["Extracted", "Failure", "FeatureExtraction", "extract_clips", "run_dataset"]
 
@@ -500,7 +500,7 @@ def _listen(
 
 def _heard(row: _Row, transcriber: Listener) -> _Row:
     try:
-        text = _ask(transcriber, _sound(row.clip.path))
+        text = _ask(transcriber, read_sound(row.clip.path, sample_rate=_ASR_RATE))
     except InputError:  # a model or a package is missing
         raise
     except Exception as error:
@@ -527,15 +527,6 @@ def _name_of(transcriber: Listener | None) -> str | None:
         return None
     names = [str(getattr(transcriber, key, "")) for key in ("backend", "model_id")]
     return " ".join(filter(None, names)) or "unnamed"
-
-
-def _sound(path: Path) -> Waveform:
-    stream = ClipStream(path, sample_rate=_ASR_RATE, sound_only=True)
-    for _ in stream:
-        pass
-    if stream.waveform is None:
-        raise VideoError(f"{path}: no sound in it any more: it changed while it was read")
-    return stream.waveform
 
 
 # Files ------------------------------------------------------------------------------------------
