@@ -244,8 +244,13 @@ def test_bad_sound_is_one_line_and_the_good_file_is_still_recognised(
 
 def test_a_folder_without_sound_is_one_line(serkit, tone_run, tmp_path):
     (tmp_path / "empty").mkdir()
-    line = error_line(serkit("predict", tmp_path / "empty", "--model", tone_run))
-    assert "no sound files" in line
+    soundfile.write(tmp_path / "good.wav", tone(440), RATE)
+    result = serkit(
+        "predict", tmp_path / "empty", tmp_path / "good.wav", "--model", tone_run, "--jobs", 1
+    )
+    assert "1 of 2 files could not be used; first:" in error_line(result)
+    assert "no sound files in this folder" in error_line(result)
+    assert "happy" in result[1]
 
 
 def test_a_hostile_checkpoint_is_one_line_and_runs_nothing(serkit, tone_run, tmp_path):

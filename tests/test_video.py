@@ -12,7 +12,7 @@ import soundfile
 
 from serkit.audio import AudioError, load_audio
 from serkit.types import MissingExtraError
-from serkit.video import ClipStream, VideoError, read_clip, write_clip
+from serkit.video import ClipStream, VideoError, read_clip, read_sound, write_clip
 
 av = pytest.importorskip("av")
 
@@ -224,6 +224,17 @@ def test_a_sound_file_is_a_clip_without_pictures(tmp_path):
     assert not clip.had_video
     assert clip.frames.shape == (0, 0, 0)
     assert np.array_equal(clip.waveform, load_audio(path, sample_rate=RATE)[0])
+
+
+def test_sound_is_read_without_pictures_whole_or_a_stretch(clip_path, tmp_path):
+    whole = read_sound(clip_path)
+    assert np.array_equal(whole, read_clip(clip_path).waveform)
+    assert np.array_equal(read_sound(clip_path, start_s=0.25, end_s=0.5), whole[4_000:8_000])
+    with pytest.raises(AudioError, match="the stretch 5 s to the end lies outside the file"):
+        read_sound(clip_path, start_s=5)
+    write_clip(tmp_path / "mute.mp4", numbered(), fps=25)
+    with pytest.raises(VideoError, match=r"mute\.mp4: no sound in it"):
+        read_sound(tmp_path / "mute.mp4")
 
 
 def test_the_cover_of_a_record_is_no_clip(tmp_path):

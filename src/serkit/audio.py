@@ -18,7 +18,7 @@ import hashlib
 import os
 import re
 import struct
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
@@ -39,6 +39,7 @@ __all__ = [
     "Channel",
     "Waveform",
     "file_sha256",
+    "find_files",
     "find_sound_files",
     "load_audio",
     "natural_key",
@@ -47,6 +48,7 @@ __all__ = [
     "resample",
     "seconds_to_samples",
     "silence_sha256",
+    "stretch_samples",
     "waveform_sha256",
 ]
 
@@ -70,7 +72,10 @@ _CHUNKED = {
     (b"FORM", b"AIFF"): (">", b"SSND"),
     (b"FORM", b"AIFC"): (">", b"SSND"),
 }
-_UNREADABLE_SUFFIXES = (".m4a", ".mp4", ".mkv", ".webm", ".mov", ".avi", ".aac", ".wma")
+# What libsndfile does not read; serkit.video does.
+CONTAINER_SUFFIXES = (
+    ".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".flv", ".m4a", ".aac", ".wma",
+)  # fmt: skip
 
 
 class AudioError(InputError):
@@ -157,7 +162,7 @@ def load_audio(
     path = os.fspath(path)
     head, plain = _check_head(path)
     if plain is not None:
-        first, stop = _stretch(path, start_s, end_s, plain.n_samples, plain.sample_rate)
+        first, stop = stretch_samples(path, start_s, end_s, plain.n_samples, plain.sample_rate)
         samples, file_rate = plain.read(path, first, stop), plain.sample_rate
     else:
         samples, file_rate = _decode(path, head, start_s, end_s)
@@ -244,11 +249,15 @@ def natural_key(text: str) -> tuple[tuple[int | str, ...], str]:
 
 
 def find_sound_files(root: Path) -> list[Path]:
-    """List sound files below a folder, in natural order of their paths.
+    """List sound files below a folder, as :func:`find_files` does by :data:`SOUND_SUFFIXES`."""
+    return find_files(root, SOUND_SUFFIXES)
 
-    Files are chosen by suffix (:data:`SOUND_SUFFIXES`, any case). Hidden files and folders are
-    passed over, as are the ``__MACOSX`` folders that archives bring along. Links to folders are
-    followed once.
+
+def find_files(root: Path, suffixes: Collection[str]) -> list[Path]:
+    """List files below a folder, in natural order of their paths.
+
+    Files are chosen by suffix, in any case. Hidden files and folders are passed over, as are the
+    ``__MACOSX`` folders that archives bring along. Links to folders are followed once.
     """
     found: list[Path] = []
     seen: set[str] = set()
@@ -264,7 +273,7 @@ def find_sound_files(root: Path) -> list[Path]:
         found += [
             Path(folder, name)
             for name in names
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in SOUND_SUFFIXES
+            if not name.startswith(".") and os.path.splitext(name)[1].lower() in suffixes
         ]
     return sorted(found, key=lambda path: natural_key(path.as_posix()))
 
@@ -349,10 +358,20 @@ def _plain_wav(form: bytes, at: int, n_bytes: int) -> _PlainWav | None:
     return _PlainWav(at, n_bytes // width, n_channels, rate)
 
 
-def _stretch(
+def stretch_samples(
     path: str, start_s: float, end_s: float | None, n_samples: int, sample_rate: int
 ) -> tuple[int, int]:
-    """Turn a stretch in seconds into samples of a file; refuse one outside it."""
+    """Turn a stretch in seconds into samples of a file.
+
+    Returns
+    -------
+    first, stop : the samples ``[first, stop)``, at least one
+
+    Raises
+    ------
+    AudioError
+        If it lies outside the file.
+    """
     first = seconds_to_samples(start_s, sample_rate)
     stop = n_samples if end_s is None else seconds_to_samples(end_s, sample_rate)
     # Turn borders in transcriptions may exceed the file by a rounding error, not by more.
@@ -380,7 +399,7 @@ def _decode(
     with file:
         _refuse_odd_rate(path, file.samplerate)
         _refuse_odd_length(path, file.frames)
-        first, stop = _stretch(path, start_s, end_s, file.frames, file.samplerate)
+        first, stop = stretch_samples(path, start_s, end_s, file.frames, file.samplerate)
         try:
             if first:
                 file.seek(first)
@@ -419,7 +438,7 @@ def _refuse_odd_length(path: str, n_samples: int) -> None:
 
 def _not_audio(path: str, head: bytes, error: soundfile.LibsndfileError) -> AudioError:
     hint = ""
-    if path.lower().endswith(_UNREADABLE_SUFFIXES) or head[4:8] == b"ftyp":
+    if path.lower().endswith(CONTAINER_SUFFIXES) or head[4:8] == b"ftyp":
         hint = "; export its sound track as WAV or FLAC first"
     return AudioError(
         f"{path}: cannot be decoded as audio ({_reason(error)}); expected WAV, FLAC, OGG, MP3 or "

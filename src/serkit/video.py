@@ -29,14 +29,30 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from serkit.audio import MAX_SAMPLE_RATE, MIN_SAMPLE_RATE, Waveform, load_audio, resample
+from serkit.audio import (
+    MAX_SAMPLE_RATE,
+    MIN_SAMPLE_RATE,
+    Waveform,
+    load_audio,
+    resample,
+    stretch_samples,
+)
 from serkit.files import replacing
 from serkit.types import InputError, MissingExtraError
 
 if TYPE_CHECKING:
     from av.container import InputContainer
 
-__all__ = ["Clip", "ClipStream", "Colour", "Frame", "VideoError", "read_clip", "write_clip"]
+__all__ = [
+    "Clip",
+    "ClipStream",
+    "Colour",
+    "Frame",
+    "VideoError",
+    "read_clip",
+    "read_sound",
+    "write_clip",
+]
 
 Frame = NDArray[np.uint8]
 Colour = Literal["grey", "rgb"]
@@ -264,6 +280,44 @@ def read_clip(
         duration_s=stream.duration_s,
         notes=stream.notes,
     )
+
+
+def read_sound(
+    path: Path | str,
+    *,
+    sample_rate: int = 16_000,
+    start_s: float = 0.0,
+    end_s: float | None = None,
+) -> Waveform:
+    """Read the sound of a clip, or a stretch of it, and leave its pictures undecoded.
+
+    Parameters
+    ----------
+    path
+        A clip or a sound file.
+    sample_rate
+        Hz, of the sound that is wanted.
+    start_s, end_s
+        The stretch to read, in seconds; ``None`` means to the end.
+
+    Returns
+    -------
+    waveform : (n_samples,), float32
+
+    Raises
+    ------
+    InputError
+        As for :func:`read_clip`; if there is no sound in the clip, or the stretch lies outside it.
+    MissingExtraError
+        If PyAV is not installed.
+    """
+    stream = ClipStream(path, sample_rate=sample_rate, sound_only=True)
+    for _ in stream:
+        pass
+    if stream.waveform is None:
+        raise VideoError(f"{path}: no sound in it")
+    first, stop = stretch_samples(stream.path, start_s, end_s, len(stream.waveform), sample_rate)
+    return stream.waveform[first:stop]
 
 
 def write_clip(

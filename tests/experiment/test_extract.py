@@ -146,6 +146,8 @@ def test_a_second_run_finds_the_first_in_the_cache(extracted, clips, cache, tmp_
     )
     assert again.n_cached == 10  # all that could be read
     assert "10 of 12 from the cache" in again.lines()[0]
+    assert again.clips_per_minute is None
+    assert "per minute" not in " ".join(again.lines())
 
 
 def test_a_stopped_run_goes_on_where_it_was(extracted, clips, cache, tmp_path):
@@ -162,6 +164,9 @@ def test_a_stopped_run_goes_on_where_it_was(extracted, clips, cache, tmp_path):
     assert not out.exists()
     again = extract_clips(some, CONFIG, out, **settings)
     assert again.n_cached == 2  # of four clips, two can be read
+    assert again.n_computed == 2  # of six, the other two are damaged
+    rate = f"{120 / again.compute_s:.3g} clips per minute"
+    assert again.lines()[1] == f"2 computed in {again.compute_s:.1f} s: {rate}"
     extract_clips(some, CONFIG, whole, n_workers=0, cache_dir=cache, max_failures=1)
     assert files_of(out) == files_of(whole)
 
@@ -452,6 +457,9 @@ def test_a_corpus_is_extracted_from_the_command_line(tmp_path, monkeypatch):
     done = CliRunner().invoke(app, [*arguments, "--workers", "0", "--json"])
     assert done.exit_code == 0, done.output
     assert len(read_clip_data(out)) == 6
+    told = json.loads(done.stdout)
+    assert told["n_computed"] == 6
+    assert told["clips_per_minute"] > 0
     again = CliRunner().invoke(app, [*arguments, "--workers", "0"])
     assert again.exit_code != 0  # the file is there
     wrong = CliRunner().invoke(app, [*arguments, "--on-failure", "weep", "--overwrite"])

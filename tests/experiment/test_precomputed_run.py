@@ -16,7 +16,8 @@ from features.tiny_encoders import text_folder
 from serkit.experiment.config import load_experiment
 from serkit.experiment.run import run_experiment
 from serkit.features.text import build_text_encoder, write_text_features
-from serkit.inference.predictor import collect_files, predict_files, text_features_of_files
+from serkit.inference.files import collect_files
+from serkit.inference.predictor import predict_files, text_features_of_files
 from serkit.recognizer import load_recognizer
 from serkit.types import InputError
 from tests_support import tone

@@ -300,6 +300,7 @@ def test_every_preset_is_understood(name):
     wanted = load_task(name, overrides=["corpus.manifest=x.csv"])
     assert isinstance(wanted, TranscriptionConfig)
     assert wanted.training.select_by == "cer"
+    assert (wanted.training.save_every_s, wanted.training.save_every_batches) == (0, 10_000)
     build_fbank(wanted.front_end)
 
 

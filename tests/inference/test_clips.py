@@ -23,13 +23,13 @@ from serkit.features.clip_features import ClipFeatureConfig, clip_features
 from serkit.features.face import VISION_SETS
 from serkit.inference.clips import (
     ClipPredictor,
-    collect_clips,
     format_clip_rows,
     holds_sentiment_model,
     open_clip_predictor,
     predict_clips,
     stored_clip_config,
 )
+from serkit.inference.files import collect_files
 from serkit.inference.transcribe import Transcript
 from serkit.models.ctc_decode import Segment
 from serkit.sentiment_model import FeatureSet, SentimentModel, SentimentModelConfig
@@ -239,6 +239,19 @@ def test_other_features_are_refused():
         ClipPredictor(model(audio=unknown))
 
 
+@pytest.mark.parametrize(("scale", "limit"), [("sims", 1.0), ("mosi", 3.0)])
+def test_scores_end_where_the_scale_does(clips, scale, limit):
+    loud = model(scale=scale)
+    with torch.no_grad():
+        for name, value in loud.named_parameters():
+            if name.endswith("layer3.bias"):
+                value.fill_(-9.0 if "audio" in name else 9.0)
+    found = ClipPredictor(loud).predict(clips / "long.mp4", text="good")
+    assert found.scores == {"fused": limit, "text": limit, "audio": -limit, "vision": limit}
+    assert {one.audio for one in found.over_time} == {-limit}
+    assert found.labels["label_2"] == "positive"
+
+
 def test_a_broken_clip_costs_its_own_row(clips, tmp_path):
     predictor = ClipPredictor(model())
     files = [clips / "face.mp4", clips / "empty.mp4", clips / "voice.wav"]
@@ -257,13 +270,13 @@ def test_a_broken_clip_costs_its_own_row(clips, tmp_path):
 
 
 def test_folders_are_searched_for_clips(clips, tmp_path):
-    names = {path.name for path in collect_clips([clips])}
+    names = {path.name for path in collect_files([clips], clips=True)}
     assert {"face.mp4", "face.webm", "voice.wav"} <= names
     assert "face.png" not in names
-    with pytest.raises(InputError, match="no clips in this folder"):
-        collect_clips([tmp_path])
-    with pytest.raises(InputError, match="no clips to judge"):
-        collect_clips([])
+    files = collect_files([tmp_path, clips / "voice.wav"], clips=True)
+    empty, voice = predict_clips(ClipPredictor(model()), files)
+    assert empty.error.startswith(f"{tmp_path}: no clips in this folder (looked for .mp4, ")
+    assert voice.prediction is not None
 
 
 def test_a_checkpoint_is_recognised_and_opened(clips, tmp_path):

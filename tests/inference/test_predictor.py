@@ -8,7 +8,8 @@ import pytest
 import soundfile
 
 import serkit
-from serkit.inference.predictor import collect_files, format_rows, predict_files
+from serkit.inference.files import collect_files
+from serkit.inference.predictor import format_rows, predict_files
 from serkit.types import InputError
 from tests_support import RATE, tone
 
@@ -34,10 +35,17 @@ def test_folders_are_searched_and_files_are_taken(folder):
     assert collect_files([folder / "notes.txt"]) == [folder / "notes.txt"]
 
 
-def test_an_empty_folder_is_named(tmp_path):
-    with pytest.raises(InputError, match="no sound files in this folder"):
-        collect_files([tmp_path])
-    with pytest.raises(InputError, match="no files to recognise"):
+def test_an_empty_folder_costs_its_own_row(folder, recognizer):
+    (folder / "empty").mkdir()
+    files = collect_files([folder / "empty", folder / "sub"])
+    assert files == [folder / "empty", folder / "sub" / "b.ogg"]
+    empty, sound = predict_files(recognizer, files)
+    assert empty.error.startswith(f"{folder / 'empty'}: no sound files in this folder (looked")
+    assert sound.prediction is not None
+
+
+def test_no_path_is_refused():
+    with pytest.raises(InputError, match="nothing to read: name files or folders"):
         collect_files([])
 
 

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from serkit.cli import app
 from serkit.inference import transcribe as module
+from serkit.inference.files import collect_files
 from serkit.inference.transcribe import (
     BACKENDS,
     AsrUnavailableError,
@@ -29,6 +30,7 @@ from serkit.inference.transcribe import (
 )
 from serkit.speech_recogniser import SpeechRecogniser, SpeechRecogniserConfig
 from serkit.types import InputError, MissingExtraError, Utterance
+from serkit.video import write_clip
 
 RATE = 16_000
 NEED_A_MODEL = ("own", "transformers", "faster-whisper", "vosk")
@@ -456,6 +458,34 @@ def test_a_broken_file_costs_its_own_row(own, tmp_path):
     assert table[0]["text"] == rows[0].transcript.text
     assert table[0]["backend"] == "own"
     assert "empty" in table[1]["error"]
+
+
+def test_the_sound_of_a_video_is_read(own, tmp_path):
+    pytest.importorskip("av")
+    grey = [np.full((48, 64), 128, np.uint8)] * 10
+    write_clip(tmp_path / "said.mp4", grey, fps=10, waveform=noise())
+    write_clip(tmp_path / "mute.mkv", grey, fps=10)
+    (tmp_path / "cut.mov").write_bytes((tmp_path / "said.mp4").read_bytes()[:300])
+    write_clip(tmp_path / "voice.webm", None, waveform=noise())
+    (tmp_path / "none").mkdir()
+    files = collect_files([tmp_path, tmp_path / "none"], clips=True)
+    opened = open_transcriber("own", TranscriberSettings(model=own))
+    rows = transcribe_utterances(opened, utterances_of_files(files))
+    found = {row.utterance.path.name: row for row in rows}
+    assert list(found) == ["cut.mov", "mute.mkv", "said.mp4", "voice.webm", "none"]
+    assert found["said.mp4"].transcript.text
+    assert found["voice.webm"].transcript.text
+    assert found["mute.mkv"].error == f"{tmp_path / 'mute.mkv'}: no sound in it"
+    assert "truncated or no clip" in found["cut.mov"].error
+    assert "no clips in this folder" in found["none"].error
+
+
+def test_the_extra_that_reads_videos_is_named(own, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "av", None)
+    (tmp_path / "said.mp4").write_bytes(b"....ftyp")
+    opened = open_transcriber("own", TranscriberSettings(model=own))
+    (row,) = transcribe_utterances(opened, utterances_of_files([tmp_path / "said.mp4"]))
+    assert "pip install 'serkit[video]'" in row.error
 
 
 def test_words_of_a_table_are_given(tmp_path):

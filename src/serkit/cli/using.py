@@ -95,14 +95,13 @@ def predict(
     if output_format not in formats:
         raise InputError(f"--format {output_format}: expected one of {', '.join(formats)}")
     from serkit.inference.clips import (
-        collect_clips,
         format_clip_rows,
         holds_sentiment_model,
         open_clip_predictor,
         predict_clips,
     )
+    from serkit.inference.files import collect_files
     from serkit.inference.predictor import (
-        collect_files,
         format_rows,
         predict_files,
         refuse_unread,
@@ -112,7 +111,7 @@ def predict(
     from serkit.recognizer import load_recognizer
 
     of_clips = holds_sentiment_model(model)
-    files = collect_clips(paths) if of_clips else collect_files(paths)
+    files = collect_files(paths, clips=of_clips)
     if transcriber is not None and (text is not None or texts is not None):
         raise InputError("--transcriber goes without --text and --texts: who says what is said?")
     words = texts_of_files(files, text=text, table=texts)
@@ -158,7 +157,7 @@ def predict(
 
 
 def transcribe(
-    paths: Annotated[list[Path], typer.Argument(help="Sound files and folders.")],
+    paths: Annotated[list[Path], typer.Argument(help="Sound files, videos and folders.")],
     backend: Annotated[
         str,
         typer.Option("--with", help="own, transformers, faster-whisper, vosk, manifest or none."),
@@ -176,7 +175,7 @@ def transcribe(
 ) -> None:
     """Write down what is said; the table is what predict --texts reads."""
     from serkit.features.cache import default_cache_dir
-    from serkit.inference.predictor import collect_files
+    from serkit.inference.files import collect_files
     from serkit.inference.transcribe import (
         TranscriberSettings,
         open_transcriber,
@@ -194,7 +193,7 @@ def transcribe(
 
         utterances = [u for path in paths for u in import_manifest(path)]
     else:
-        utterances = utterances_of_files(collect_files(paths))
+        utterances = utterances_of_files(collect_files(paths, clips=True))
     transcriber = open_transcriber(backend, settings, cache_dir=default_cache_dir())
     with Bars() as bars:
         bars.stage("transcribing", len(utterances))

@@ -28,12 +28,14 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from serkit.audio import SOUND_SUFFIXES, Waveform
+from serkit.audio import Waveform
 from serkit.checkpoints import checkpoint_kind
+from serkit.evaluation.sentiment import SENTIMENT_LIMITS
 from serkit.features.acoustic import ACOUSTIC_SETS
 from serkit.features.cache import default_cache_dir
 from serkit.features.clip_features import ClipFeatureConfig, ClipFeatures, clip_features
 from serkit.features.face import VISION_SETS, FaceFeatures, settle
+from serkit.inference.files import refuse_folder
 from serkit.inference.transcribe import (
     Transcriber,
     TranscriberSettings,
@@ -47,13 +49,11 @@ from serkit.settings import checked
 from serkit.types import InputError
 
 __all__ = [
-    "CLIP_SUFFIXES",
     "ClipPrediction",
     "ClipPredictor",
     "ClipRow",
     "FacesSeen",
     "WindowScores",
-    "collect_clips",
     "format_clip_rows",
     "holds_sentiment_model",
     "open_clip_predictor",
@@ -61,9 +61,6 @@ __all__ = [
     "read_clip_features",
     "stored_clip_config",
 ]
-
-CLIP_SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".webm")
-"""What is looked for in folders, beside sound files; files that are named are taken whatever."""
 
 WINDOW_S, HOP_S = 2.0, 0.5
 _FLAG = "face_present"  # column of vision sets that says so
@@ -118,7 +115,7 @@ class ClipPrediction:
         What the speech recogniser said, where it was asked.
     scores
         ``fused``, ``text``, ``audio``, ``vision``; ``None`` for a stream that is not there. A
-        number, or the probability of each class.
+        number on the scale of the model, or the probability of each class.
     labels
         ``label_2``, ``label_3``, ...: the class of the fused score; of a model of classes
         ``label``.
@@ -376,7 +373,15 @@ class ClipPredictor:
         if faces is not None and faces.present.any():
             no_face, average_over = self._rules
             vision = settle(faces, no_face=no_face, average_over=average_over).features
-        return self.model.predict(text, audio, vision)
+        judged = self.model.predict(text, audio, vision)
+        return judged | {"scores": {k: self._on_scale(s) for k, s in judged["scores"].items()}}
+
+    def _on_scale(self, score: Score | None) -> Score | None:
+        """Bring a number that leaves the scale to its end: networks know no end."""
+        if score is None or isinstance(score, Mapping):
+            return score
+        limit = SENTIMENT_LIMITS[self.model.config.scale]
+        return min(max(score, -limit), limit)
 
     def _pairs(self, streams: _Streams, judged: Mapping[str, Any]) -> dict[str, Score]:
         """Ask a model of classes what two of three streams say."""
@@ -543,29 +548,6 @@ def open_clip_predictor(
     return ClipPredictor(load_sentiment_model(model), transcriber=listener)
 
 
-def collect_clips(paths: Sequence[Path | str]) -> list[Path]:
-    """List the clips that paths name; folders are searched by suffix, files are taken.
-
-    Raises
-    ------
-    InputError
-        If a folder holds no clip, or there is nothing at all.
-    """
-    wanted = (*CLIP_SUFFIXES, *SOUND_SUFFIXES)
-    files: list[Path] = []
-    for path in map(Path, paths):
-        if not path.is_dir():
-            files.append(path)
-            continue
-        found = sorted(p for p in path.rglob("*") if p.suffix.lower() in wanted and p.is_file())
-        if not found:
-            raise InputError(f"{path}: no clips in this folder (looked for {', '.join(wanted)})")
-        files += found
-    if not files:
-        raise InputError("no clips to judge: name files or folders")
-    return files
-
-
 def predict_clips(
     predictor: ClipPredictor,
     files: Iterable[Path],
@@ -577,12 +559,15 @@ def predict_clips(
 
     Parameters
     ----------
+    files
+        As :func:`serkit.inference.files.collect_files` gives them.
     texts
         What is said in each file; a file without an entry is left to the speech recogniser.
     """
     for path in files:
         text = None if texts is None else texts.get(path)
         try:
+            refuse_folder(path, clips=True)
             yield ClipRow(str(path), predictor.predict(path, text=text, without=without))
         except InputError as error:
             yield ClipRow(str(path), None, str(error))

@@ -21,8 +21,9 @@ from typing import Any, Literal, Protocol
 
 import torch
 
-from serkit.audio import SOUND_SUFFIXES, Waveform, find_sound_files, load_audio
+from serkit.audio import Waveform, load_audio
 from serkit.features.text import read_text_features
+from serkit.inference.files import refuse_folder
 from serkit.machine import usable_cores
 from serkit.recognizer import Recognizer
 from serkit.types import InputError, Prediction
@@ -31,7 +32,6 @@ __all__ = [
     "OutputFormat",
     "PredictionRow",
     "Transcriber",
-    "collect_files",
     "format_rows",
     "predict_files",
     "refuse_unread",
@@ -63,32 +63,6 @@ class Transcriber(Protocol):
         sample_rate : Hz
         """
         ...
-
-
-def collect_files(paths: Sequence[Path | str]) -> list[Path]:
-    """List the sound files that paths name; folders are searched by suffix, files are taken.
-
-    Files that are named come back even if they are missing or no sound: each is a row of its own.
-
-    Raises
-    ------
-    InputError
-        If a folder holds no sound file, or there is nothing at all.
-    """
-    files: list[Path] = []
-    for path in map(Path, paths):
-        if not path.is_dir():
-            files.append(path)
-            continue
-        found = find_sound_files(path)
-        if not found:
-            raise InputError(
-                f"{path}: no sound files in this folder (looked for {', '.join(SOUND_SUFFIXES)})"
-            )
-        files += found
-    if not files:
-        raise InputError("no files to recognise: name files or folders")
-    return files
 
 
 def texts_of_files(
@@ -202,6 +176,8 @@ def predict_files(
 
     Parameters
     ----------
+    files
+        As :func:`serkit.inference.files.collect_files` gives them.
     n_workers
         Files at a time; default: one per core.
     texts
@@ -216,6 +192,7 @@ def predict_files(
 
     def one(path: Path) -> PredictionRow:
         try:
+            refuse_folder(path)
             if recognizer.reads_vectors or text_features is not None:
                 return PredictionRow(str(path), _predict_vectors(recognizer, path, text_features))
             text = None if texts is None else texts.get(path)

@@ -32,17 +32,26 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from serkit.audio import Waveform, file_sha256, load_audio, resample, waveform_sha256
+from serkit.audio import (
+    CONTAINER_SUFFIXES,
+    Waveform,
+    file_sha256,
+    load_audio,
+    resample,
+    waveform_sha256,
+)
 from serkit.checkpoints import WEIGHTS_FILE, find_checkpoint
 from serkit.features.cache import default_cache_dir
 from serkit.features.pretrained import quiet, read_json, weights_sha256
 from serkit.features.voice_activity import speech_stretches
 from serkit.files import write_atomically
+from serkit.inference.files import refuse_folder
 from serkit.models.ctc_decode import Hypothesis, Segment, greedy_decode
 from serkit.speech_recogniser import TASK, Decoding
 from serkit.speech_recogniser import load_speech_recogniser as load_own
 from serkit.transcripts import Symbols
 from serkit.types import InputError, MissingExtraError, Utterance
+from serkit.video import read_sound
 
 __all__ = [
     "BACKENDS",
@@ -567,6 +576,8 @@ def transcribe_utterances(
 ) -> list[TranscriptRow]:
     """Write down what is said in utterances; one that cannot be used costs its own row alone.
 
+    Of a video its sound is read, which needs PyAV.
+
     Parameters
     ----------
     on_done
@@ -575,7 +586,7 @@ def transcribe_utterances(
     rows = []
     for number, one in enumerate(utterances, start=1):
         try:
-            waveform, rate = load_audio(one.path, start_s=one.start_s, end_s=one.end_s)
+            waveform, rate = _sound_of(one)
             heard = transcriber.transcribe(waveform, rate, given=one.transcript)
             rows.append(TranscriptRow(one, heard))
         except InputError as error:
@@ -583,6 +594,14 @@ def transcribe_utterances(
         if on_done is not None:
             on_done(number)
     return rows
+
+
+def _sound_of(one: Utterance) -> tuple[Waveform, int]:
+    """Read an utterance's sound, from a sound file or a video."""
+    refuse_folder(one.path, clips=True)
+    if one.path.suffix.lower() not in CONTAINER_SUFFIXES:
+        return load_audio(one.path, start_s=one.start_s, end_s=one.end_s)
+    return read_sound(one.path, sample_rate=RATE, start_s=one.start_s, end_s=one.end_s), RATE
 
 
 def texts_heard(files: Sequence[Path], name: str, model: Path | None) -> dict[Path, str]:

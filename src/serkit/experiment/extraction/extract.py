@@ -20,6 +20,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -54,7 +55,7 @@ from serkit.features.face import VISION_SETS
 from serkit.files import write_atomically
 from serkit.training.workers import one_thread
 from serkit.types import InputError
-from serkit.video import ClipStream, VideoError
+from serkit.video import read_sound
 
 __all__ = ["Extracted", "Failure", "FeatureExtraction", "extract_clips", "run_dataset"]
 
@@ -116,18 +117,29 @@ class Extracted:
         Clips of the table, those that were left out included.
     n_cached
         How many of them came from the cache.
+    n_computed
+        How many of them were computed; the others could not be.
+    compute_s
+        How long that took, the start of the processes included; a speech recogniser is not.
     """
 
     path: Path
     data: ClipData
     n_listed: int
     n_cached: int
+    n_computed: int
+    compute_s: float
     failures: tuple[Failure, ...]
 
     @property
     def failed_share(self) -> float:
         """Share of the clips with at least one failure."""
         return len({failure.id for failure in self.failures}) / self.n_listed
+
+    @property
+    def clips_per_minute(self) -> float | None:
+        """Speed of the clips that were computed; none if all came from the cache."""
+        return 60 * self.n_computed / self.compute_s if self.n_computed else None
 
     def lines(self) -> list[str]:
         """Sentences for people."""
@@ -137,6 +149,12 @@ class Extracted:
             f"{len(data)} clips, {widths}; {self.n_cached} of {self.n_listed} from the cache",
             f"features: {self.path}",
         ]
+        if self.clips_per_minute is not None:
+            lines.insert(
+                1,
+                f"{self.n_computed} computed in {self.compute_s:.1f} s: "
+                f"{self.clips_per_minute:.3g} clips per minute",
+            )
         if self.failures:
             lines.append(f"{self._counts()}: see {_beside(self.path, 'failures.csv')}")
         return lines
@@ -148,6 +166,8 @@ class Extracted:
             "n_listed": self.n_listed,
             "n_clips": len(self.data),
             "n_cached": self.n_cached,
+            "n_computed": self.n_computed,
+            "clips_per_minute": self.clips_per_minute,
             "failed_share": self.failed_share,
             "failures": [asdict(failure) for failure in self.failures],
         }
@@ -269,7 +289,9 @@ def extract_clips(
     folder = (cache_dir or default_cache_dir()) / "clips" / fingerprint(one)[:32]
     _make_folders(folder, out.parent)
     tasks = [ClipTask(clip.path, one, _table_of(clip, config), folder) for clip in clips]
+    began = time.perf_counter()
     outcomes = _compute(clips, tasks, n_workers, on_failure, progress)
+    compute_s = time.perf_counter() - began
     rows = [_read_row(clip, task, o) for clip, task, o in zip(clips, tasks, outcomes, strict=True)]
     if transcriber is not None:
         rows = _listen(rows, transcriber, on_failure, progress)
@@ -296,7 +318,15 @@ def extract_clips(
         kept, config, masked=on_failure != "zero", heard=transcriber is not None, settings=settings
     )
     _WRITERS[out.suffix](data, out)
-    extracted = Extracted(out, data, len(rows), sum(o.cached for o in outcomes), failures)
+    extracted = Extracted(
+        path=out,
+        data=data,
+        n_listed=len(rows),
+        n_cached=sum(one.cached for one in outcomes),
+        n_computed=sum(one.entry is not None and not one.cached for one in outcomes),
+        compute_s=compute_s,
+        failures=failures,
+    )
     extracted.refuse_more_than(max_failures)
     return extracted
 
@@ -500,7 +530,7 @@ def _listen(
 
 def _heard(row: _Row, transcriber: Listener) -> _Row:
     try:
-        text = _ask(transcriber, _sound(row.clip.path))
+        text = _ask(transcriber, read_sound(row.clip.path, sample_rate=_ASR_RATE))
     except InputError:  # a model or a package is missing
         raise
     except Exception as error:
@@ -527,15 +557,6 @@ def _name_of(transcriber: Listener | None) -> str | None:
         return None
     names = [str(getattr(transcriber, key, "")) for key in ("backend", "model_id")]
     return " ".join(filter(None, names)) or "unnamed"
-
-
-def _sound(path: Path) -> Waveform:
-    stream = ClipStream(path, sample_rate=_ASR_RATE, sound_only=True)
-    for _ in stream:
-        pass
-    if stream.waveform is None:
-        raise VideoError(f"{path}: no sound in it any more: it changed while it was read")
-    return stream.waveform
 
 
 # Files ------------------------------------------------------------------------------------------
