@@ -95,7 +95,11 @@ def test_the_checkpoint_predicts_without_knowing_the_speaker(final, tmp_path):
         ("ser-asr", {"emotion", "asr"}),
         ("single-encoder", {"emotion", "asr", "speaker", "reconstruction"}),
         ("no-rhythm", {"emotion", "asr", "speaker", "reconstruction"}),
+        ("no-timbre", {"emotion", "asr", "reconstruction"}),
         ("codes-only", {"emotion", "speaker", "reconstruction"}),
+        ("no-transcription", {"emotion", "speaker", "reconstruction"}),
+        ("no-speaker", {"emotion", "asr", "reconstruction"}),
+        ("no-reconstruction", {"emotion", "asr", "speaker"}),
     ],
 )
 def test_variants_train_for_an_epoch(variant, heads, manifest, tmp_path):
