@@ -17,7 +17,7 @@ __all__ = ["figure", "figure_name", "section", "under_trained"]
 # Protocols by the end of an experiment's name, from the easiest question to the hardest.
 PROTOCOLS = {
     "published-2022": "random folds, best test epoch",
-    "best-test-fold": "folds that share speakers, best test epoch",
+    "best-test-fold": "shuffled speakers, best test epoch",
     "published-2023": "random folds, last epoch",
     "random-nested": "random folds, random dev part",
     "sentence-independent": "sentence-independent",
