@@ -240,7 +240,9 @@ def test_every_variant_can_be_laid_over_every_base_of_decomposed_speech(below, v
         f"decomposed/{below}+{variant}", overrides=["corpus.name=iemocap", "ctc.symbols=wav2vec2"]
     )
     outputs = {term.output for term in config.objective}
-    assert ("reconstruction" in outputs) == (config.parts is not None)
+    decoded = config.parts is not None and config.model.get("reconstruct", True)
+    assert ("reconstruction" in outputs) == decoded
+    assert (config.parts is None) == (variant in ("variants/ser-only", "variants/ser-asr"))
     assert config.name.endswith(variant.rpartition("/")[2])
     assert config.protocol.split == (
         "recording_folds" if below == "published" else "leave_one_session_out"
