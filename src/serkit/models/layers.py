@@ -35,7 +35,7 @@ __all__ = [
 
 Network = TypeVar("Network", bound=nn.Module)
 
-_MAX_WEIGHTS = 500_000_000  # 2 GB, twenty times what any published system here has
+_MAX_WEIGHTS = 500_000_000  # 2 GB in single precision, more than any published system here has
 
 
 def build_in_bounds(network: Callable[[Any], Network], config: Any) -> Network:
