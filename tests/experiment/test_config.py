@@ -153,6 +153,8 @@ def test_another_split_starts_from_an_empty_protocol(write):
         ('base = "timnet/base"\n', "names no corpus"),
         ('base = "timnet/base"\n[corpus]\nroot = "x"\n', "corpus.name or corpus.manifest"),
         ('base = "timnet/bass"\n', r"no experiment 'timnet/bass'.*did you mean timnet/base"),
+        ('base = "speech_split/f0-convert"\n', "did you mean speech_split/f0-converter"),
+        ('base = "light_sernet"\n', "mean light_sernet/as-described or light_sernet/base or"),
         ('base = "gone.toml"\n', "no such experiment file"),
         ('[corpus]\nname = "emodb"\n', "key 'name' is missing"),
         ('by_corpus = 3\n[corpus]\nname = "emodb"\n', "by_corpus must be a table"),

@@ -43,6 +43,12 @@ def test_runs_of_the_decomposed_system_are_known_by_their_names(name, outputs, d
     assert config.protocol.only == (f"recording-Ses{fold.strip('_')}",)
 
 
+@pytest.mark.parametrize("name", ["06F_SER", "tmp_1F", "single_enc_03f", "00M_test"])
+def test_a_run_of_no_published_fold_is_refused_with_the_folds_there_are(name):
+    with pytest.raises(ConfigError, match=rf"^{name}: no fold .*runs are 01F, 01M, .*05M$"):
+        load_task(name)
+
+
 def test_resources_that_a_task_has_no_use_for_are_refused(tmp_path):
     config = load_task("self_mm/sims", overrides=["data=none.pkl"])
     with pytest.raises(InputError, match="--memory and --no-cohort are for experiments on emotion"):

@@ -414,8 +414,8 @@ def _layers(
         text, folder = preset.read_text(encoding="utf-8"), None
     else:
         raise ConfigError(
-            f"no experiment '{name}': expected a .toml file or a preset "
-            f"({', '.join(preset_names())}), or several joined by +{_hint(name)}"
+            f"no experiment '{name}': expected a .toml file, a preset (serkit train --list shows "
+            f"them), or several joined by +{_hint(name)}"
         )
     return _with_bases(name, parse_toml(text, source=name), folder=folder, seen=seen)
 
@@ -453,8 +453,9 @@ def _with_bases(
 
 def _hint(name: str) -> str:
     known = preset_names() + preset_names(fragments=True)
-    near = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {near[0]}?" if near else ""
+    near = [preset for preset in known if preset.startswith(f"{name.rstrip('/')}/")]
+    near = near or difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {' or '.join(near)}?" if near else ""
 
 
 def _corpus_key(tables: Sequence[Table]) -> str | None:
