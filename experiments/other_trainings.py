@@ -54,7 +54,7 @@ def section(experiments: Path) -> str:
         path = experiments / OTHER / f"{result['name']}.toml"
         load_task(path)  # which must still be one
         lines += [
-            f"**[{result['system']}](../experiments/{OTHER}/{path.name})**, "
+            f"**[{result['system']}](../experiments/{OTHER}/{path.name})** ({result['name']}), "
             f"{result['n_parameters']:,} parameters, {result['duration_s'] / 60:.0f} minutes on "
             f"{result['machine']['cores']} busy cores:",
             "",

@@ -15,11 +15,9 @@ import soundfile
 import torch
 from safetensors.torch import load_file
 
-from serkit.evaluation.reconstruction import pitch_kept
 from serkit.experiment.config import ConfigError
 from serkit.experiment.decomposition.model import build_parts_front_end, load_decomposition
 from serkit.experiment.decomposition.run import DecompositionConfig, run_decomposition
-from serkit.experiment.decomposition.samples import reconstructions
 from serkit.experiment.tasks import load_task
 from serkit.features.pitch import track_f0
 from serkit.features.resynthesis import mel_to_sound
@@ -333,83 +331,3 @@ def test_a_spectrogram_of_another_shape_has_no_sound():
     for shape in ((50, 79), (3, 80), (50,)):
         with pytest.raises(InputError, match=r"expected \(n_frames, 80\) with at least 5 frames"):
             mel_to_sound(np.zeros(shape), SpeechPartsConfig())
-
-
-# What the codes carry ----------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def teach(tmp_path_factory):
-    """Train on some streams for long enough to be listened to."""
-    root = tmp_path_factory.mktemp("taught")
-    manifest = sung_corpus(root, n_each=20)
-
-    def train(*streams: str) -> Path:
-        out = root / "-".join(streams)
-        config = load_task(
-            "speech_split/tiny",
-            overrides=[
-                f"corpus.manifest={manifest}",
-                "protocol.dev=random",
-                f"model.streams={json.dumps(streams)}",
-                "crops.max_frames=80",
-                "training.epochs=25",
-                "training.batch_size=6",
-                "n_samples=4",
-            ],
-        )
-        assert isinstance(config, DecompositionConfig)
-        if not out.exists():
-            run_decomposition(config, out=out, cache_dir=root / "cache")
-        return out
-
-    return train
-
-
-def measured(run: Path) -> dict[str, dict[str, float]]:
-    """Give the means over the samples of what was measured of each panel."""
-    samples = json.loads((run / "metrics.json").read_text())["samples"]
-    return {
-        panel["name"]: {
-            key: float(np.mean([sample["panels"][place][key] for sample in samples]))
-            for key in ("mse", "envelope", "pitch", "pitch_spread")
-        }
-        for place, panel in enumerate(samples[0]["panels"])
-    }
-
-
-@pytest.mark.slow
-def test_without_rhythm_the_timing_is_lost(teach):
-    out = teach("rhythm", "pitch", "timbre")
-    metrics = json.loads((out / "metrics.json").read_text())
-    assert metrics["mean"]["full"] < 0.6 * metrics["mse_of_mean"]  # of utterances never heard
-    assert metrics["mean"]["without_rhythm"] > 2 * metrics["mean"]["full"]
-    panels = measured(out)
-    assert panels["full"]["envelope"] > 0.7
-    assert panels["no-pitch"]["envelope"] > 0.7
-    assert panels["no-rhythm"]["envelope"] < 0.45
-
-
-@pytest.mark.slow
-def test_without_pitch_the_melody_is_lost(teach):
-    # With a rhythm code beside it, the melody goes into that first: it is not resampled.
-    panels = measured(teach("pitch", "timbre"))
-    assert panels["truth"]["pitch"] == pytest.approx(1)
-    assert panels["full"]["pitch"] > 0.6
-    assert abs(panels["no-pitch"]["pitch"]) < 0.3
-    assert panels["no-pitch"]["pitch_spread"] < 0.5 * panels["full"]["pitch_spread"]
-
-
-@pytest.mark.slow
-def test_the_melody_of_another_utterance_is_heard(teach):
-    loaded = load_decomposition(teach("pitch", "timbre"))
-    one = loaded.extract(syllables(901, colour=0.6), RATE)
-    other = loaded.extract(syllables(902, colour=0.6), RATE)
-    swapped = loaded.to_sound(loaded.swap(one, other, taken=("pitch",)))
-    theirs = loaded.to_sound(reconstructions(loaded, other)["full"])
-    own = loaded.to_sound(reconstructions(loaded, one)["full"])
-    melody, expected, before = (
-        track_f0(x.astype(np.float64), RATE) for x in (swapped, theirs, own)
-    )
-    assert pitch_kept(expected, melody)[0] > 0.8
-    assert pitch_kept(before, melody)[0] < 0.6

@@ -12,13 +12,23 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.fft import dct
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["contours_png", "envelope_correlation", "panels_png", "pitch_kept"]
+__all__ = [
+    "contours_png",
+    "envelope_correlation",
+    "panels_png",
+    "pitch_kept",
+    "shape_correlation",
+    "spectral_shape",
+]
 
 Floats = NDArray[np.floating[Any]]
+
+_N_CEPSTRA = 12  # of a width that formants have, and harmonics of a voice have not
 
 _INK, _MUTED, _LINE = "#16202c", "#566372", "#dfe4ea"
 _STYLE: Any = {  # keys as matplotlib spells them, which its stubs type one by one
@@ -52,6 +62,43 @@ def envelope_correlation(truth: Floats, said: Floats) -> float:
         Of the frames' mean levels; 0 where one of them does not vary.
     """
     return _correlation(truth.clip(0, 1).mean(1), said.clip(0, 1).mean(1))
+
+
+def shape_correlation(truth: Floats, said: Floats) -> float:
+    """Correlate how the shape of the spectrum moves, to tell whether the sounds of speech are kept.
+
+    Parameters
+    ----------
+    truth, said : (n_frames, n_mels)
+
+    Returns
+    -------
+    correlation
+        Of all numbers of :func:`spectral_shape`, each less its mean over the utterance, in the
+        frames that are at least as loud as the mean frame of the truth; 0 where fewer than ten
+        frames are, or one of the two does not move.
+    """
+    level = truth.clip(0, 1).mean(1)
+    loud = level >= level.mean()
+    if loud.sum() < 10:
+        return 0.0
+    one, other = (spectral_shape(mel)[loud] for mel in (truth, said))
+    return _correlation((one - one.mean(0)).ravel(), (other - other.mean(0)).ravel())
+
+
+def spectral_shape(mel: Floats) -> Floats:
+    """Give cepstra 1 to 12 of a spectrogram: its shape without its level and without harmonics.
+
+    Parameters
+    ----------
+    mel : (n_frames, n_mels)
+
+    Returns
+    -------
+    cepstra : (n_frames, 12)
+    """
+    cepstra: Floats = dct(mel.clip(0, 1), axis=1, norm="ortho")[:, 1 : _N_CEPSTRA + 1]
+    return cepstra
 
 
 def pitch_kept(truth_hz: Floats, said_hz: Floats) -> tuple[float, float]:

@@ -17,6 +17,7 @@ from serkit.evaluation.reconstruction import (
     envelope_correlation,
     panels_png,
     pitch_kept,
+    shape_correlation,
 )
 from serkit.evaluation.reconstruction_report import AUDIO_FOLDER, sample_name
 from serkit.experiment.decomposition.model import Decomposition
@@ -52,8 +53,9 @@ def draw_samples(
     -------
     samples
         Of each: ``id``, and ``panels`` with ``name``, ``mse``, ``envelope`` (see
-        :func:`.envelope_correlation`), ``pitch`` and ``pitch_spread`` (:func:`.pitch_kept`); with a
-        converter ``pitch_of``, the id of the next one.
+        :func:`.envelope_correlation`), ``shape`` (:func:`.shape_correlation`), ``pitch`` and
+        ``pitch_spread`` (:func:`.pitch_kept`); with a converter ``pitch_of``, the id of the next
+        one.
     """
     rows = _long_enough(examples)[:n_samples]
     (out / AUDIO_FOLDER).mkdir(exist_ok=True)
@@ -170,6 +172,7 @@ def _measure(
                 "name": panel,
                 "mse": float(np.square(mel.numpy() - truth).mean()),
                 "envelope": envelope_correlation(truth, mel.numpy()),
+                "shape": shape_correlation(truth, mel.numpy()),
                 "pitch": correlation,
                 "pitch_spread": spread,
             }
