@@ -10,9 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from serkit.training import probe
 from serkit.training.cohort import Resources, train_cohort
 from serkit.training.data import Examples
-from serkit.training.probe import _largest_batch, probe_here
+from serkit.training.probe import _largest_batch, probe_here, probe_member
 from serkit.types import InputError
 from training.toy_members import members, training
 
@@ -95,6 +96,25 @@ def test_a_trial_asks_for_no_accumulated_batches(tmp_path):
     settings = training(accumulate=2, remainder="drop")
     member, _ = members(tmp_path, settings, test_sizes=(10, 20))
     assert probe_here(member) > 0
+
+
+def test_a_trial_in_a_process_meets_the_longest_utterances(tmp_path, monkeypatch):
+    member, _ = members(tmp_path, training(batch_size=4), test_sizes=(10, 20))
+    data = probe.read_data(member.data)
+    train, _ = member.parts(data)
+    data.training.tensors["n_frames"] = torch.full_like(data.training.tensors["n_frames"], 9)
+    data.training.tensors["n_frames"][train.base_rows(torch.tensor([len(train) - 1]))] = 17
+    tried = []
+
+    def fit(recognizer, train, *rest, **settings):
+        tried.append(int(train.lengths().max()))
+        return really_fit(recognizer, train, *rest, **settings)
+
+    really_fit = probe.fit
+    monkeypatch.setattr(probe, "fit", fit)
+    monkeypatch.setattr(probe, "read_data", lambda folder: data)
+    probe_member(member, lambda name, row: None)
+    assert tried == [9, 17]
 
 
 def test_the_trial_s_batch_is_the_largest(tmp_path):

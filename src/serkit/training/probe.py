@@ -69,6 +69,9 @@ class Probe:
 def probe_member(member: Member, tell: Tell) -> Probe:
     """Train a member for two steps and evaluate a batch; nothing of it is kept.
 
+    Times are those of the first batch. Where utterances differ in length, the largest batch is
+    tried as well, for the memory it takes.
+
     Call it in a process of its own, as members are trained: the peak of a process is that of its
     whole life.
     """
@@ -89,6 +92,9 @@ def probe_member(member: Member, tell: Tell) -> Probe:
     began = time.perf_counter()
     predict(recognizer, batch, batch_size=member.training.batch_size)
     evaluation_s = time.perf_counter() - began
+    largest = train.pieces(_largest_batch(train, member.training, recognizer.frame_rate))
+    if _size(largest) > _size(batch):
+        _fit_two_steps(member, recognizer, largest, largest)
     used = usage()
     return Probe(
         member=used.private_peak,
@@ -193,6 +199,11 @@ def _largest_batch(train: Examples, config: TrainingConfig, frame_rate: float) -
         epoch=1,
     )
     return max(batches, key=lambda rows: len(rows) * int(n_frames[rows].max()))
+
+
+def _size(batch: Examples) -> int:
+    """Count the frames of a batch, padding too."""
+    return len(batch) * int(batch.lengths().max())
 
 
 class _TensorBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
