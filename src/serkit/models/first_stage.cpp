@@ -14,28 +14,15 @@
 //
 // Compiled by models/native.py for the machine it runs on; no library is needed.
 
-#include <string.h>
+#include "vectors.h"
 
 namespace {
 
-#if defined(__AVX512F__)
-constexpr int LANES = 16;
-#elif defined(__AVX__)
-constexpr int LANES = 8;
-#else
-constexpr int LANES = 4;
-#endif
-typedef float vec __attribute__((vector_size(4 * LANES)));
-typedef int ivec __attribute__((vector_size(4 * LANES)));
 typedef double dvec __attribute__((vector_size(4 * LANES)));  // half as many
 constexpr int DLANES = LANES / 2;
 
 // Outputs of one channel that are computed side by side: enough to hide the latency of an addition.
 constexpr int PLACES = 8;
-
-inline vec select(ivec condition, vec yes, vec no) {
-    return (vec)(((ivec)yes & condition) | ((ivec)no & ~condition));
-}
 
 struct Shape {
     long batch, height, width;  // of the outputs before the pool
@@ -52,19 +39,6 @@ struct Kernels {
 };
 
 inline long halves(long n, int pool) { return (n + pool - 1) / pool; }
-
-// The first n lanes; whole vectors, the usual case, without a call.
-inline vec load(const float* from, long n) {
-    vec x{};
-    if (n == LANES) memcpy(&x, from, sizeof x);
-    else memcpy(&x, from, n * sizeof(float));
-    return x;
-}
-
-inline void store(float* to, vec x, long n) {
-    if (n == LANES) memcpy(to, &x, sizeof x);
-    else memcpy(to, &x, n * sizeof(float));
-}
 
 // Outputs of PH rows by PLACES / PH columns.
 template <int PH>

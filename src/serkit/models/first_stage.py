@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from serkit.models.native import load_native
+from serkit.models.native import load_native, longs, pointer
 
 __all__ = ["Image", "Layout", "Stage", "available", "flat_kernels", "layout"]
 
@@ -170,7 +170,7 @@ class Image:
         offsets = layout.taps // n_cols * row + layout.taps % n_cols
         self._tap_offsets, self._entry_offsets = offsets, offsets[layout.tap]
         self._n_valid = n_valid.to(torch.int64).contiguous()
-        self._sizes = _longs(self.batch, self.height, self.width, row, row * self.padded.shape[1])
+        self._sizes = longs(self.batch, self.height, self.width, row, row * self.padded.shape[1])
 
     def moments(self) -> tuple[Tensor, Tensor]:
         """Mean ``(n_taps,)`` and covariance ``(n_taps, n_taps)`` of the taps, float64."""
@@ -180,7 +180,7 @@ class Image:
         scratch = torch.empty(n_taps, self.width + n_lanes, dtype=torch.float64)
         arrays = (self._tap_offsets, mean, covariance, scratch)
         self.library.serkit_moments(
-            *self._sizes, _pointer(self.padded), ctypes.c_long(n_taps), *map(_pointer, arrays)
+            *self._sizes, pointer(self.padded), ctypes.c_long(n_taps), *map(pointer, arrays)
         )
         return mean, covariance
 
@@ -225,11 +225,11 @@ class Image:
 
     def _call(self, function: str, kernels: Tensor, start: Tensor, *arrays: Tensor) -> None:
         layout = self.layout
-        numbers = _longs(len(kernels), len(layout.starts) - 1)
+        numbers = longs(len(kernels), len(layout.starts) - 1)
         packed = (layout.pack(kernels), layout.pack_channels(start))
         shared = (layout.starts, self._entry_offsets, *packed, self.padded, self._n_valid)
         getattr(self.library, function)(
-            ctypes.c_long(self.pool), *self._sizes, *numbers, *map(_pointer, (*shared, *arrays))
+            ctypes.c_long(self.pool), *self._sizes, *numbers, *map(pointer, (*shared, *arrays))
         )
 
 
@@ -290,12 +290,3 @@ class Stage(torch.autograd.Function):
             sums.float(),
             None,
         )
-
-
-def _longs(*numbers: int) -> tuple[ctypes.c_long, ...]:
-    return tuple(ctypes.c_long(n) for n in numbers)
-
-
-def _pointer(tensor: Tensor) -> ctypes.c_void_p:
-    assert tensor.is_contiguous()
-    return ctypes.c_void_p(tensor.data_ptr())
