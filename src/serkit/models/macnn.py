@@ -38,12 +38,8 @@ import torch.nn.functional as F
 from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from serkit.models.layers import (
-    classify_in_stages,
-    mean_over_places,
-    rectify_valid,
-    widened,
-)
+from serkit.models.layers import classify_in_stages, mean_over_places, widened
+from serkit.models.norming import Pool, norm_and_pool
 from serkit.models.reading import read_image
 
 __all__ = [
@@ -107,6 +103,7 @@ class ConvStage(nn.Module):
         self, n_channels: int, n_filters: int, *, pool: bool, n_in: int = 1, n_out: int = 1
     ) -> None:
         super().__init__()
+        self.compiled = True  # on a CPU, where that is possible
         self.pool = pool
         groups = math.gcd(n_in, n_out)
         self.conv = nn.Conv2d(n_in * n_channels, n_out * n_filters, 3, padding=1, groups=groups)
@@ -114,10 +111,9 @@ class ConvStage(nn.Module):
 
     def forward(self, x: Tensor, n_frames: Tensor) -> tuple[Tensor, Tensor]:
         """Map ``(batch, n_channels, height, n_frames)`` to half of both sizes, or the same."""
-        x = self.norm(self.conv(x))
-        if self.pool:  # before the ReLU, which commutes with a maximum and then has less to do
-            x, n_frames = F.max_pool2d(x, 2), n_frames // 2
-        return rectify_valid(x, n_frames), n_frames
+        pool: Pool = "max" if self.pool else "none"
+        x = norm_and_pool(self.conv(x), self.norm, n_frames, pool=pool, compiled=self.compiled)
+        return x, n_frames // 2 if self.pool else n_frames
 
 
 class HeadFusion(nn.Module):
