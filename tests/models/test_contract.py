@@ -16,6 +16,7 @@ from serkit.types import InputError
 _HELPERS = {
     "__init__",
     "first_stage",
+    "head_fusion",
     "layers",
     "mmer_import",
     "native",

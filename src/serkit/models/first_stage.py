@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from serkit.models.native import load_native, longs, pointer
+from serkit.models.native import load_native, longs, n_valid_frames, pointer
 
 __all__ = ["Image", "Layout", "Stage", "available", "flat_kernels", "layout"]
 
@@ -169,7 +169,7 @@ class Image:
         n_cols = layout.box_size[1]
         offsets = layout.taps // n_cols * row + layout.taps % n_cols
         self._tap_offsets, self._entry_offsets = offsets, offsets[layout.tap]
-        self._n_valid = n_valid.to(torch.int64).contiguous()
+        self._n_valid = n_valid_frames(n_valid, self.width)
         self._sizes = longs(self.batch, self.height, self.width, row, row * self.padded.shape[1])
 
     def moments(self) -> tuple[Tensor, Tensor]:

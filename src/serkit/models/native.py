@@ -29,9 +29,11 @@ from torch import Tensor, nn
 from serkit.files import replacing
 
 __all__ = [
+    "MAX_LANES",
     "compiler",
     "load_native",
     "longs",
+    "n_valid_frames",
     "pointer",
     "takes_compiled_form",
     "use_readable_forms",
@@ -42,6 +44,8 @@ _FLAGS = (
     *("-shared", "-fPIC", "-w"),
 )
 _TIMEOUT_S = 300
+
+MAX_LANES = 16  # numbers in a vector of any machine, see vectors.h
 
 
 def compiler() -> str | None:
@@ -116,6 +120,11 @@ def takes_compiled_form(x: Tensor, weight: Tensor, *, training: bool, half: bool
 def longs(*numbers: int) -> tuple[ctypes.c_long, ...]:
     """Turn integers into arguments of a part's functions."""
     return tuple(ctypes.c_long(n) for n in numbers)
+
+
+def n_valid_frames(n_frames: Tensor, width: int) -> Tensor:
+    """Give numbers of valid frames as parts read them: at most as many as there are."""
+    return n_frames.to(torch.int64).clamp(0, width).contiguous()
 
 
 def pointer(tensor: Tensor) -> ctypes.c_void_p:

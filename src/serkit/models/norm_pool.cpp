@@ -157,10 +157,6 @@ inline void vectors(long channels, Visit visit) {
     if (b < channels) visit(b, channels - b);
 }
 
-inline vec rectified(vec x) {  // keeps NaN, which a maximum with zero would lose
-    return select(x <= 0.0f, vec{}, x);
-}
-
 template <class T>
 void forward(const Shape& s, const T* x, const long* n_valid, const Norm& norm, T* out) {
     windows(s, n_valid, [&](long, const Window& w, long from, long to) {

@@ -15,12 +15,11 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from serkit.models.native import load_native, longs, pointer
+from serkit.models.native import MAX_LANES, load_native, longs, n_valid_frames, pointer
 
 __all__ = ["NormPool", "Windows", "available", "evaluate"]
 
 _SOURCE = "norm_pool.cpp"
-_MAX_LANES = 16  # of a vector of any machine
 
 
 def available() -> bool:
@@ -84,7 +83,7 @@ class NormPool(torch.autograd.Function):
         return call.forward(places, affine[0], affine[1]), mean, var
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         """Propagate to the map and both parameters."""
         places, affine, mean, inverse, scale = ctx.saved_tensors
@@ -116,7 +115,7 @@ class _Calls:
         self.dtype = x.dtype
         batch, self.n_channels, height, width = x.shape
         self.size = (batch, height, width)
-        self._n_valid = n_frames.to(torch.int64).contiguous()
+        self._n_valid = n_valid_frames(n_frames, width)
         self._windows = windows
 
     def statistics(self, places: Tensor) -> tuple[Tensor, Tensor]:
@@ -157,7 +156,7 @@ class _Calls:
 
     def _sums(self) -> tuple[Tensor, Tensor]:
         totals = torch.empty(self.size[0], 2, self.n_channels, dtype=torch.float64)
-        return totals, torch.empty(2, self.n_channels + _MAX_LANES)
+        return totals, torch.empty(2, self.n_channels + MAX_LANES)
 
     def _call(self, function: str, places: Tensor, *arrays: Tensor) -> None:
         windows = self._windows

@@ -29,6 +29,10 @@ inline vec select(ivec condition, vec yes, vec no) {
     return condition ? yes : no;
 }
 
+inline vec rectified(vec x) {  // keeps NaN, which a maximum with zero would lose
+    return select(x <= 0.0f, vec{}, x);
+}
+
 inline float sum_lanes(vec x) {
     float total = 0;
     for (int i = 0; i < LANES; ++i) total += x[i];
