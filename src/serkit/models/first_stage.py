@@ -2,8 +2,9 @@
 
 :func:`serkit.models.reading.read_image` is the definition; tests hold the two together. The
 arithmetic is in ``first_stage.cpp``, where its idea is explained; this module lays out kernels and
-image and makes one autograd node of the stage in training. It serves float32 on a CPU; all else,
-and machines without a C++ compiler, take the readable form.
+image and makes one autograd node of the stage in training. It serves images in float32 on a CPU and
+gives float32, or bfloat16 as convolutions under autocast do; all else, and machines without a C++
+compiler, take the readable form.
 
 A bias that feeds batch norm cancels; it only moves the running mean, and its gradient is zero
 instead of rounding noise.
@@ -153,13 +154,22 @@ class Image:
     n_valid : (batch,), valid frames of the outputs
     pool
         1, or 2 for averages of two by two.
+    dtype
+        Of the outputs: float32 or bfloat16.
     """
 
     def __init__(
-        self, x: Tensor, layout: Layout, size: tuple[int, int], n_valid: Tensor, pool: int
+        self,
+        x: Tensor,
+        layout: Layout,
+        size: tuple[int, int],
+        n_valid: Tensor,
+        *,
+        pool: int,
+        dtype: torch.dtype,
     ) -> None:
         self.library = _library()
-        self.layout, self.pool, self.batch = layout, pool, len(x)
+        self.layout, self.pool, self.dtype, self.batch = layout, pool, dtype, len(x)
         self.height, self.width = size
         top, bottom, left, right = layout.box
         below = self.height + bottom - x.shape[2] + pool - 1
@@ -197,7 +207,7 @@ class Image:
         outputs : (batch, n_channels, height, n_frames), with the channels last in memory
         """
         height, width = (-(-size // self.pool) for size in (self.height, self.width))
-        out = torch.empty(self.batch, height, width, len(kernels))
+        out = torch.empty(self.batch, height, width, len(kernels), dtype=self.dtype)
         self._call("serkit_forward", kernels, start, out)
         return out.permute(0, 3, 1, 2)
 
@@ -228,9 +238,9 @@ class Image:
         numbers = longs(len(kernels), len(layout.starts) - 1)
         packed = (layout.pack(kernels), layout.pack_channels(start))
         shared = (layout.starts, self._entry_offsets, *packed, self.padded, self._n_valid)
-        getattr(self.library, function)(
-            ctypes.c_long(self.pool), *self._sizes, *numbers, *map(pointer, (*shared, *arrays))
-        )
+        head = longs(self.dtype == torch.bfloat16, self.pool)
+        arguments = (*head, *self._sizes, *numbers, *map(pointer, (*shared, *arrays)))
+        getattr(self.library, function)(*arguments)
 
 
 class Stage(torch.autograd.Function):
