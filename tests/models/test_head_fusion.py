@@ -20,6 +20,10 @@ def make_parts(*shape: int, scale: float = 2.0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(0)) * scale
 
 
+def no_bias(parts: Tensor) -> Tensor:
+    return torch.zeros(len(parts), *parts.shape[4:])
+
+
 def assert_near(got: Tensor, expected: Tensor, tolerance: float) -> None:
     assert got.shape == expected.shape
     error = (got.double() - expected).abs().max() / expected.abs().max()
@@ -40,21 +44,24 @@ def assert_near(got: Tensor, expected: Tensor, tolerance: float) -> None:
 )
 def test_compiled_form_equals_the_definition(shape, n_frames, dtype):
     parts = make_parts(*shape).to(dtype).requires_grad_()
-    exact = parts.detach().double().requires_grad_()
-    got = FuseHeads.apply(parts, torch.tensor(n_frames))
-    expected = fuse_heads(exact, torch.tensor(n_frames))
+    bias = make_parts(shape[0], *shape[4:]).requires_grad_()
+    exact, exact_bias = (x.detach().double().requires_grad_() for x in (parts, bias))
+    got = FuseHeads.apply(parts, bias, torch.tensor(n_frames))
+    biased = exact + exact_bias.view(shape[0], 1, 1, 1, *shape[4:])
+    expected = fuse_heads(biased, torch.tensor(n_frames))
     assert got.dtype == dtype
     assert_near(got, expected, TOLERANCE[dtype])
     weight = make_parts(*expected.shape).to(dtype)
     (got * weight).sum().backward()
     (expected * weight.double()).sum().backward()
     assert_near(parts.grad, exact.grad, 2 * TOLERANCE[dtype])
+    assert_near(bias.grad, exact_bias.grad, 1e-5)
 
 
 def test_large_scores_overflow_nowhere():
     parts = make_parts(1, 2, 2, 3, 1, 2, 3, 20, scale=100.0).requires_grad_()
     exact = parts.detach().double().requires_grad_()
-    got = FuseHeads.apply(parts, torch.tensor([3, 2]))
+    got = FuseHeads.apply(parts, no_bias(parts), torch.tensor([3, 2]))
     expected = fuse_heads(exact, torch.tensor([3, 2]))
     assert_near(got, expected, 1e-5)
     got.sum().backward()
@@ -67,16 +74,16 @@ def test_what_is_no_number_stays_none(part):
     parts = make_parts(1, 2, 2, 3, 2, 2, 3, 20)
     parts[0, 1, 1, 1, 1, 0, part, 7] = float("nan")
     n_frames = torch.tensor([3, 3])
-    got = FuseHeads.apply(parts, n_frames)
+    got = FuseHeads.apply(parts, no_bias(parts), n_frames)
     assert torch.equal(got.isnan(), fuse_heads(parts, n_frames).isnan())
     assert got.isnan().any()
 
 
 def test_what_lies_behind_an_end_has_no_say():
     parts = make_parts(1, 2, 2, 5, 1, 2, 3, 20)
-    got = FuseHeads.apply(parts, torch.tensor([5, 2]))
+    got = FuseHeads.apply(parts, no_bias(parts), torch.tensor([5, 2]))
     parts[:, 1, :, 2:] = 7.0
-    assert torch.equal(FuseHeads.apply(parts, torch.tensor([5, 2])), got)
+    assert torch.equal(FuseHeads.apply(parts, no_bias(parts), torch.tensor([5, 2])), got)
 
 
 @pytest.mark.parametrize(("n_in", "n_out"), [(1, 1), (3, 3), (1, 3), (3, 1)])
@@ -100,6 +107,14 @@ def test_a_stage_takes_it_in_training_and_evaluation(n_in, n_out):
     stage.compiled = True
     with torch.no_grad():
         torch.testing.assert_close(stage.eval()(x, n_frames)[0], expected)
+
+
+def test_autocast_to_float16_takes_the_readable_form():
+    stage, x = HeadFusion(6, n_heads=2, n_hidden=5), torch.randn(2, 6, 3, 4)
+    with torch.autocast("cpu", torch.float16):
+        y, _ = stage(x, torch.tensor([4, 4]))
+    assert y.dtype == torch.float16
+    assert "FuseHeads" not in _nodes(y)
 
 
 def _nodes(y: Tensor) -> str:

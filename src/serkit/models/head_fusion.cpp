@@ -5,7 +5,7 @@
 // product of query and key, a softmax over its channels, and a product with the value: all of them
 // within the few numbers of one place and head, which stay in a core's first-level cache. So queries,
 // keys and values are read once, the means are all that is written, and on the way back the softmax is
-// computed again.
+// computed again. The bias of the convolution that made them is added here.
 // They lie in memory as [group][utterance][row][frame][copy][head][query, key, value][channel].
 //
 // Compiled by models/native.py for the machine it runs on; no library is needed.
@@ -48,11 +48,13 @@ inline float sum_of(vec x) {
 template <long VECTORS>
 struct Whole {
     static constexpr long vectors = VECTORS;
+    static constexpr long hidden() { return VECTORS * LANES; }
     static constexpr long lanes(long) { return LANES; }
 };
 struct Any {
-    long hidden, vectors;
-    long lanes(long v) const { return v + 1 < vectors ? LANES : hidden - v * LANES; }
+    long channels, vectors;
+    long hidden() const { return channels; }
+    long lanes(long v) const { return v + 1 < vectors ? LANES : channels - v * LANES; }
 };
 
 template <class Visit>
@@ -62,15 +64,22 @@ inline void by_size(const Shape& s, Visit visit) {
     else visit(Any{s.hidden, s.vectors()});
 }
 
+// Number i of a place and head: queries, keys, values.
+template <class T>
+inline vec biased(const T* head, const float* bias, long i, long lanes) {
+    return load(head + i, lanes) + load(bias + i, lanes);
+}
+
 // Softmax of query times key.
 template <class T, class Size>
-inline void weigh(Size size, const T* query, const T* key, vec* weights) {
+inline void weigh(Size size, const T* head, const float* bias, vec* weights) {
     const float lowest = -3e38f;  // of lanes that are no channels
     vec top = vec{} + lowest;
 #pragma GCC unroll 8
     for (long v = 0; v < size.vectors; ++v) {
         const long lanes = size.lanes(v);
-        vec score = load(query + v * LANES, lanes) * load(key + v * LANES, lanes);
+        vec score = biased(head, bias, v * LANES, lanes) *
+                    biased(head, bias, size.hidden() + v * LANES, lanes);
         for (long lane = lanes; lane < LANES; ++lane) score[lane] = lowest;
         weights[v] = score;
         top = select(score > top, score, top);
@@ -88,42 +97,53 @@ inline void weigh(Size size, const T* query, const T* key, vec* weights) {
 }
 
 template <class T, class Size>
-void forward(const Shape& s, Size size, const T* parts, const long* n_valid, T* out, vec* scratch) {
+void forward(const Shape& s, Size size, const T* parts, const float* bias, const long* n_valid,
+             T* out, vec* scratch) {
     vec *weights = scratch, *sums = scratch + size.vectors;
-    for (long g = 0; g < s.groups; ++g)
+    for (long g = 0; g < s.groups; ++g, bias += s.place())
         for (long n = 0; n < s.batch; ++n) {
             for (long v = 0; v < s.copies * size.vectors; ++v) sums[v] = vec{};
             for (long row = 0; row < s.height; ++row)
                 for (long frame = 0; frame < n_valid[n]; ++frame) {
-                    const T* at =
+                    const T* head =
                         parts + (((g * s.batch + n) * s.height + row) * s.width + frame) * s.place();
-                    for (long copy = 0; copy < s.copies; ++copy)
-                        for (long head = 0; head < s.heads; ++head, at += s.head()) {
-                            weigh(size, at, at + s.hidden, weights);
-                            const T* value = at + 2 * s.hidden;
+                    const float* own = bias;
+                    for (long i = 0; i < s.copies * s.heads; ++i) {
+                        weigh(size, head, own, weights);
+                        vec* to = sums + i / s.heads * size.vectors;
 #pragma GCC unroll 8
-                            for (long v = 0; v < size.vectors; ++v)
-                                sums[copy * size.vectors + v] +=
-                                    weights[v] * rectified(load(value + v * LANES, size.lanes(v)));
-                        }
+                        for (long v = 0; v < size.vectors; ++v)
+                            to[v] += weights[v] * rectified(biased(head, own,
+                                                                   2 * size.hidden() + v * LANES,
+                                                                   size.lanes(v)));
+                        head += s.head();
+                        own += s.head();
+                    }
                 }
             const float share = 1.0f / (s.height * n_valid[n] * s.heads);
             for (long copy = 0; copy < s.copies; ++copy, out += s.hidden)
-#pragma GCC unroll 8
                 for (long v = 0; v < size.vectors; ++v)
                     store(out + v * LANES, sums[copy * size.vectors + v] * share, size.lanes(v));
         }
 }
 
+// Writes a gradient and adds it to that of the bias.
+template <class T>
+inline void pass_on(T* out, float* bias, long i, vec gradient, long lanes) {
+    store(out + i, gradient, lanes);
+    store(bias + i, load(bias + i, lanes) + gradient, lanes);
+}
+
 template <class T, class Size>
-void backward(const Shape& s, Size size, const T* parts, const long* n_valid, const T* gradient, T* out,
-              vec* scratch) {
+void backward(const Shape& s, Size size, const T* parts, const float* bias, const long* n_valid,
+              const T* gradient, T* out, float* bias_gradient, vec* scratch) {
     vec *weights = scratch, *slopes = scratch + size.vectors, *above = slopes + size.vectors;
-    for (long g = 0; g < s.groups; ++g)
-        for (long n = 0; n < s.batch; ++n) {
+    const long hidden = size.hidden();
+    memset(bias_gradient, 0, s.groups * s.batch * s.place() * sizeof(float));
+    for (long g = 0; g < s.groups; ++g, bias += s.place())
+        for (long n = 0; n < s.batch; ++n, bias_gradient += s.place()) {
             const float share = 1.0f / (s.height * n_valid[n] * s.heads);
             for (long copy = 0; copy < s.copies; ++copy, gradient += s.hidden)
-#pragma GCC unroll 8
                 for (long v = 0; v < size.vectors; ++v)
                     above[copy * size.vectors + v] =
                         load(gradient + v * LANES, size.lanes(v)) * share;
@@ -135,30 +155,34 @@ void backward(const Shape& s, Size size, const T* parts, const long* n_valid, co
                         out += s.place();
                         continue;
                     }
-                    for (long head = 0; head < s.copies * s.heads; ++head) {
-                        const T *query = parts, *key = query + s.hidden, *value = key + s.hidden;
-                        const vec* own = above + head / s.heads * size.vectors;
-                        weigh(size, query, key, weights);
+                    const float* own = bias;
+                    float* to = bias_gradient;
+                    for (long i = 0; i < s.copies * s.heads; ++i) {
+                        const vec* from = above + i / s.heads * size.vectors;
+                        weigh(size, parts, own, weights);
                         vec total{};
 #pragma GCC unroll 8
                         for (long v = 0; v < size.vectors; ++v) {
-                            const vec x = load(value + v * LANES, size.lanes(v));
-                            slopes[v] = own[v] * rectified(x);
+                            const long lanes = size.lanes(v), at = 2 * hidden + v * LANES;
+                            const vec value = biased(parts, own, at, lanes);
+                            slopes[v] = from[v] * rectified(value);
                             total += weights[v] * slopes[v];
-                            store(out + 2 * s.hidden + v * LANES,
-                                  select(x <= 0.0f, vec{}, own[v] * weights[v]), size.lanes(v));
+                            pass_on(out, to, at,
+                                    select(value <= 0.0f, vec{}, from[v] * weights[v]), lanes);
                         }
                         const float mean = sum_of(total);
 #pragma GCC unroll 8
                         for (long v = 0; v < size.vectors; ++v) {
-                            const long lanes = size.lanes(v);
+                            const long lanes = size.lanes(v), query = v * LANES;
+                            const long key = hidden + query;
                             const vec score = weights[v] * (slopes[v] - mean);
-                            store(out + v * LANES, score * load(key + v * LANES, lanes), lanes);
-                            store(out + s.hidden + v * LANES,
-                                  score * load(query + v * LANES, lanes), lanes);
+                            pass_on(out, to, query, score * biased(parts, own, key, lanes), lanes);
+                            pass_on(out, to, key, score * biased(parts, own, query, lanes), lanes);
                         }
                         parts += s.head();
                         out += s.head();
+                        own += s.head();
+                        to += s.head();
                     }
                 }
         }
@@ -168,32 +192,34 @@ void backward(const Shape& s, Size size, const T* parts, const long* n_valid, co
 
 extern "C" {
 
-// Means (groups, batch, copies, hidden). half: all but the scratch are bfloat16. scratch: copies + 2
+// Means (groups, batch, copies, hidden) of parts to which the bias, one for each number of a group's
+// place, is yet to be added. half: parts, means and their gradients are bfloat16. scratch: copies + 2
 // rows of hidden channels, each completed to whole vectors.
 void serkit_forward(long half, long groups, long batch, long height, long width, long copies,
-                    long heads, long hidden, const void* parts, const long* n_valid, void* out,
-                    void* scratch) {
+                    long heads, long hidden, const void* parts, const float* bias,
+                    const long* n_valid, void* out, void* scratch) {
     const Shape s{groups, batch, height, width, copies, heads, hidden};
     by_size(s, [&](auto size) {
         if (half)
-            forward(s, size, (const bfloat16*)parts, n_valid, (bfloat16*)out, (vec*)scratch);
+            forward(s, size, (const bfloat16*)parts, bias, n_valid, (bfloat16*)out, (vec*)scratch);
         else
-            forward(s, size, (const float*)parts, n_valid, (float*)out, (vec*)scratch);
+            forward(s, size, (const float*)parts, bias, n_valid, (float*)out, (vec*)scratch);
     });
 }
 
-// gradient: of the means; out: of the parts.
+// gradient: of the means; out: of the parts; bias_gradient: of the bias, for each utterance alone.
 void serkit_backward(long half, long groups, long batch, long height, long width, long copies,
-                     long heads, long hidden, const void* parts, const long* n_valid,
-                     const void* gradient, void* out, void* scratch) {
+                     long heads, long hidden, const void* parts, const float* bias,
+                     const long* n_valid, const void* gradient, void* out, float* bias_gradient,
+                     void* scratch) {
     const Shape s{groups, batch, height, width, copies, heads, hidden};
     by_size(s, [&](auto size) {
         if (half)
-            backward(s, size, (const bfloat16*)parts, n_valid, (const bfloat16*)gradient,
-                     (bfloat16*)out, (vec*)scratch);
+            backward(s, size, (const bfloat16*)parts, bias, n_valid, (const bfloat16*)gradient,
+                     (bfloat16*)out, bias_gradient, (vec*)scratch);
         else
-            backward(s, size, (const float*)parts, n_valid, (const float*)gradient, (float*)out,
-                     (vec*)scratch);
+            backward(s, size, (const float*)parts, bias, n_valid, (const float*)gradient,
+                     (float*)out, bias_gradient, (vec*)scratch);
     });
 }
 }

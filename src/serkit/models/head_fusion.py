@@ -29,28 +29,36 @@ def available() -> bool:
 class FuseHeads(torch.autograd.Function):
     """The compiled form.
 
-    ``apply(parts, n_frames)``, and what comes back, as of
-    :func:`serkit.models.macnn.fuse_heads`; float32 or bfloat16.
+    ``apply(parts, bias, n_frames)``
+
+    parts, n_frames : as of :func:`serkit.models.macnn.fuse_heads`, but without the bias
+    bias : (n_groups, n_copies, n_heads, 3, n_hidden), float32
+
+    Returns
+    -------
+    fused : (n_groups, batch, n_copies, n_hidden), of the type of ``parts``
     """
 
     @staticmethod
-    def forward(ctx: Any, parts: Tensor, n_frames: Tensor) -> Tensor:
+    def forward(ctx: Any, parts: Tensor, bias: Tensor, n_frames: Tensor) -> Tensor:
         """Run it; see the class."""
         parts, n_valid = parts.contiguous(), n_valid_frames(n_frames, parts.shape[3])
         groups, batch, _, _, n_copies, _, _, n_hidden = parts.shape
         out = torch.empty(groups, batch, n_copies, n_hidden, dtype=parts.dtype)
-        _call("serkit_forward", parts, n_valid, out)
-        ctx.save_for_backward(parts, n_valid)
+        _call("serkit_forward", parts, bias, n_valid, out)
+        ctx.save_for_backward(parts, bias, n_valid)
         return out
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        """Propagate to queries, keys and values."""
-        parts, n_valid = ctx.saved_tensors
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+        """Propagate to queries, keys and values, and to their bias."""
+        parts, bias, n_valid = ctx.saved_tensors
         out = torch.empty_like(parts)
-        _call("serkit_backward", parts, n_valid, gradient.contiguous(), out)
-        return out, None
+        per_utterance = torch.empty(len(parts), parts.shape[1], *bias.shape[1:])
+        arrays = (bias, n_valid, gradient.contiguous(), out, per_utterance)
+        _call("serkit_backward", parts, *arrays)
+        return out, per_utterance.sum(1), None
 
 
 def _call(function: str, parts: Tensor, *arrays: Tensor) -> None:

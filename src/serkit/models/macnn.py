@@ -144,18 +144,21 @@ class HeadFusion(nn.Module):
         rows = x.permute(0, 2, 3, 1).reshape(n_places, groups, -1).transpose(0, 1)
         weight = self.conv.weight.view(groups, -1, rows.shape[2]).transpose(1, 2)
         assert self.conv.bias is not None
-        parts = torch.baddbmm(self.conv.bias.view(groups, 1, -1), rows, weight)
-        parts = parts.view(groups, batch, height, width, n_out // groups, n_heads, 3, n_hidden)
-        compiled = (
+        shape = (groups, batch, height, width, n_out // groups, n_heads, 3, n_hidden)
+        if self._takes_compiled_form(x):
+            parts, bias = torch.bmm(rows, weight), self.conv.bias.view(groups, *shape[4:])
+            fused: Tensor = head_fusion.FuseHeads.apply(parts.view(shape), bias, n_frames)  # type: ignore[no-untyped-call]
+        else:
+            parts = torch.baddbmm(self.conv.bias.view(groups, 1, -1), rows, weight)
+            fused = fuse_heads(parts.view(shape), n_frames)
+        return fused.transpose(0, 1).flatten(1), n_frames
+
+    def _takes_compiled_form(self, x: Tensor) -> bool:
+        return (
             self.compiled
-            and takes_compiled_form(parts, self.conv.weight, training=self.training, half=True)
+            and takes_compiled_form(x, self.conv.weight, training=self.training, half=True)
             and head_fusion.available()
         )
-        if compiled:
-            fused: Tensor = head_fusion.FuseHeads.apply(parts, n_frames)  # type: ignore[no-untyped-call]
-        else:
-            fused = fuse_heads(parts, n_frames)
-        return fused.transpose(0, 1).flatten(1), n_frames
 
 
 def fuse_heads(parts: Tensor, n_frames: Tensor) -> Tensor:

@@ -93,8 +93,9 @@ def load_native(name: str) -> ctypes.CDLL | None:
 def takes_compiled_form(x: Tensor, weight: Tensor, *, training: bool, half: bool = False) -> bool:
     """Tell whether a compiled part can do what is wanted of it.
 
-    That is a step of training, or evaluation without gradients; by weights in float32, on a CPU; as
-    PyTorch does it by itself, neither compiled nor mapped over members.
+    That is a step of training, or evaluation without gradients; by weights in float32, with or
+    without autocast to bfloat16, on a CPU; in plain PyTorch, neither compiled nor mapped over
+    members.
 
     Parameters
     ----------
@@ -107,11 +108,13 @@ def takes_compiled_form(x: Tensor, weight: Tensor, *, training: bool, half: bool
     half
         The part reads bfloat16 as well as float32.
     """
+    autocast = torch.is_autocast_enabled("cpu")
     return (
         training == torch.is_grad_enabled()
         and x.device.type == "cpu"
         and (x.dtype == torch.float32 or (half and x.dtype == torch.bfloat16))
         and weight.dtype == torch.float32
+        and (not autocast or torch.get_autocast_dtype("cpu") == torch.bfloat16)
         and not torch.compiler.is_compiling()
         and not torch._C._are_functorch_transforms_active()
     )

@@ -103,8 +103,7 @@ def _read_compiled(
     convs, norms = zip(*paths, strict=True)
     layout = first_stage.layout(convs, n_copies)
     size = _size_after(x, convs[0])
-    half = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
-    dtype = torch.bfloat16 if half else torch.float32
+    dtype = torch.bfloat16 if torch.is_autocast_enabled("cpu") else torch.float32
     image = first_stage.Image(x, layout, size, n_frames, pool=1 + halved, dtype=dtype)
     kernels = first_stage.flat_kernels(convs, n_copies, layout)
     gamma, beta, mean, var = _joined_norms(norms, n_copies)
