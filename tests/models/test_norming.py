@@ -88,10 +88,22 @@ def assert_forms_agree(
     ],
 )
 def test_compiled_form_equals_the_definition(size, n_frames, pool, dtype):
-    if pool == "mean" and 0 in n_frames:
-        pytest.skip("the mean of no place is no number")
-    norm, x = make_norm(size[1]), make_map(size, dtype)
-    assert_forms_agree(norm, x, torch.tensor(n_frames), pool, TOLERANCE[dtype])
+    n_valid = torch.tensor(n_frames)
+    if pool == "mean":  # that of no place is no number
+        n_valid = n_valid.clamp_min(1)
+    assert_forms_agree(make_norm(size[1]), make_map(size, dtype), n_valid, pool, TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_an_utterance_has_the_same_part_in_a_step_wherever_it_stands(pool):
+    norm, n_frames = make_norm(20), torch.tensor([7, 3, 5, 6])
+    x, order = make_map((4, 20, 5, 7), torch.bfloat16), torch.tensor([0, 3, 1, 2])
+
+    def run(image: Tensor, lengths: Tensor) -> Tensor:
+        return norm_and_pool(image, norm.eval(), lengths, pool=pool, compiled=True)
+
+    with torch.no_grad():
+        assert torch.equal(run(x[order], n_frames[order]), run(x, n_frames)[order])
 
 
 @pytest.mark.parametrize("pool", ["none", "halve", "halve_frames", "mean"])
