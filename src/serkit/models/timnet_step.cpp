@@ -20,9 +20,9 @@
 
 namespace {
 
-// Register blocking of a product: ROWS output channels by FRAMES
-// frames (39 channels are three times 13 rows); of a kernel's gradient, a sum of outer products:
-// OUT by IN channels. Both leave registers for the factors.
+// Register blocking of a product: ROWS output channels by FRAMES frames (39 channels are three times 13
+// rows); of a kernel's gradient, a sum of outer products: OUT by IN channels. Both leave registers for
+// the factors.
 #if defined(__AVX512F__) || defined(__ARM_NEON)
 constexpr int ROWS = 13, FRAMES = 2, OUT = 5, IN = 5;  // 32 registers
 #else
