@@ -43,7 +43,7 @@ bench: $(VENV)/.ready-dev
 	$(BIN)/python benchmarks/mfcc.py
 	$(BIN)/python benchmarks/data_path.py $(BENCH)
 	$(BIN)/python benchmarks/timnet_step.py
-	$(BIN)/python benchmarks/first_stage.py
+	$(BIN)/python benchmarks/compiled_parts.py
 	$(BIN)/python benchmarks/timnet_cohort.py $(BENCH)
 	$(BIN)/python benchmarks/emodb_loso.py $(BENCH)
 

@@ -13,7 +13,17 @@ from serkit.models import MODELS, build_model
 from serkit.types import InputError
 
 # Parts of models, and importers of other programs' weights.
-_HELPERS = {"__init__", "first_stage", "layers", "mmer_import", "native", "reading"}
+_HELPERS = {
+    "__init__",
+    "first_stage",
+    "head_fusion",
+    "layers",
+    "mmer_import",
+    "native",
+    "norm_pool",
+    "norming",
+    "reading",
+}
 _HELPERS |= {"timnet_keras", "timnet_step"}
 _HELPERS |= {"asr", "asr_parts", "attention_decoder", "conformer", "ctc_decode", "resampling"}
 # Networks of other tasks than to name an emotion.

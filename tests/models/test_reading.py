@@ -127,6 +127,26 @@ def assert_near(got: Tensor, expected: Tensor, tolerance: float) -> None:
 
 
 @needs_compiler
+@pytest.mark.parametrize("halved", [False, True])
+@pytest.mark.parametrize("n_channels", [5, 32])
+def test_under_autocast_the_compiled_form_rounds_its_outputs_alone(n_channels, halved):
+    stage = Stage(SMALL, n_channels)
+    exact, x = copy.deepcopy(stage), torch.randn(3, 1, 7, 9)
+    with torch.autocast("cpu", torch.bfloat16):
+        got = stage(x, full(x, SMALL), halved=halved, compiled=True)
+    expected = exact(x, full(x, SMALL), halved=halved, compiled=True)
+    assert torch.equal(got, expected.bfloat16())
+    weight = torch.randn(expected.shape).bfloat16()
+    (got * weight).sum().backward()
+    (expected * weight).sum().backward()
+    for one, other in zip(stage.parameters(), exact.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        got = stage.eval()(x, full(x, SMALL), halved=halved, compiled=True)
+    assert got.dtype == torch.bfloat16
+
+
+@needs_compiler
 def test_an_image_far_from_zero_leaves_statistics_and_gradients_exact():
     # Cepstra in decibels: the first coefficient is some hundreds below the others.
     compiled = Stage(MACNN, 8).train()

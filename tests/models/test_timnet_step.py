@@ -280,6 +280,17 @@ def test_a_folder_that_others_can_write_to_is_not_used(fresh_home) -> None:
 
 
 @needs_compiler
+def test_a_part_is_compiled_anew_when_a_header_changes(fresh_home, monkeypatch) -> None:
+    monkeypatch.setattr(native, "__file__", str(fresh_home / "native.py"))
+    part, header = fresh_home / "part.cpp", fresh_home / "number.h"
+    part.write_text('#include "number.h"\nextern "C" int number() { return NUMBER; }\n')
+    for number in (1, 2):
+        header.write_text(f"#define NUMBER {number}\n")
+        native.load_native.cache_clear()
+        assert native.load_native("part.cpp").number() == number
+
+
+@needs_compiler
 @pytest.mark.slow
 def test_processes_that_compile_at_once_end_with_one_file(fresh_home) -> None:
     code = "from serkit.models import timnet_step; assert timnet_step.available()"

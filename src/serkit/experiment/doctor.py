@@ -9,7 +9,7 @@ from importlib import metadata
 import torch
 
 from serkit.features.cache import default_cache_dir
-from serkit.models import first_stage, native, timnet_step
+from serkit.models import first_stage, head_fusion, native, norm_pool, timnet_step
 
 __all__ = ["examine"]
 
@@ -78,7 +78,7 @@ def _accelerator() -> dict[str, str]:
 
 def _compiled() -> dict[str, str]:
     what = "networks compiled for this CPU"
-    if timnet_step.available() and first_stage.available():
+    if all(part.available() for part in (timnet_step, first_stage, norm_pool, head_fusion)):
         return _row(what, "yes")
     compiler = native.compiler()
     if compiler is None:

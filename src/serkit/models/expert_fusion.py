@@ -20,7 +20,7 @@ exist once per expert:
 Experts side by side are one grouped operation: their channels stand one after the other, a
 convolution has a group per expert, and batch norm, which knows nothing of neighbours, is that of
 each. :func:`split_experts` and :func:`join_experts` convert to and from weights of one each.
-On a CPU this saves overhead, not arithmetic: the fewer segments at a time, the more it gains.
+On a CPU this saves overhead and memory traffic, not arithmetic; see ``docs/performance.md``.
 
 Parameters with batch-norm statistics: 1,091,447 (mixture of MACNN experts, 7 classes, any number of
 features). Without them, for 4 classes: 621,764 (MACNN) and 1,691,652 (port); fused at level 3

@@ -14,28 +14,15 @@
 //
 // Compiled by models/native.py for the machine it runs on; no library is needed.
 
-#include <string.h>
+#include "vectors.h"
 
 namespace {
 
-#if defined(__AVX512F__)
-constexpr int LANES = 16;
-#elif defined(__AVX__)
-constexpr int LANES = 8;
-#else
-constexpr int LANES = 4;
-#endif
-typedef float vec __attribute__((vector_size(4 * LANES)));
-typedef int ivec __attribute__((vector_size(4 * LANES)));
 typedef double dvec __attribute__((vector_size(4 * LANES)));  // half as many
 constexpr int DLANES = LANES / 2;
 
 // Outputs of one channel that are computed side by side: enough to hide the latency of an addition.
 constexpr int PLACES = 8;
-
-inline vec select(ivec condition, vec yes, vec no) {
-    return (vec)(((ivec)yes & condition) | ((ivec)no & ~condition));
-}
 
 struct Shape {
     long batch, height, width;  // of the outputs before the pool
@@ -52,19 +39,6 @@ struct Kernels {
 };
 
 inline long halves(long n, int pool) { return (n + pool - 1) / pool; }
-
-// The first n lanes; whole vectors, the usual case, without a call.
-inline vec load(const float* from, long n) {
-    vec x{};
-    if (n == LANES) memcpy(&x, from, sizeof x);
-    else memcpy(&x, from, n * sizeof(float));
-    return x;
-}
-
-inline void store(float* to, vec x, long n) {
-    if (n == LANES) memcpy(to, &x, sizeof x);
-    else memcpy(to, &x, n * sizeof(float));
-}
 
 // Outputs of PH rows by PLACES / PH columns.
 template <int PH>
@@ -99,9 +73,9 @@ inline Window window(const Shape& s, long n_valid, long r, long j) {
     return {rows < PH ? rows : PH, cols < 0 ? 0 : cols < PW ? cols : PW};
 }
 
-template <int PH, int PW>
+template <int PH, int PW, class T>
 void forward(const Shape& s, const Kernels& k, const float* image, const long* n_valid,
-             const vec* start, float* out) {
+             const vec* start, T* out) {
     constexpr int COLS = PLACES / PH, STEP = COLS / PW;
     const long height = halves(s.height, PH), width = halves(s.width, PW);
     for (long n = 0; n < s.batch; ++n)
@@ -135,9 +109,9 @@ void forward(const Shape& s, const Kernels& k, const float* image, const long* n
 
 // gradient: of the pooled outputs. Sums over all places of the gradient behind the ReLU, for each
 // channel (sums), and of its products with each tap (products).
-template <int PH, int PW>
+template <int PH, int PW, class T>
 void backward(const Shape& s, const Kernels& k, const float* image, const long* n_valid,
-              const vec* start, const float* gradient, double* sums, double* products,
+              const vec* start, const T* gradient, double* sums, double* products,
               vec* scratch) {
     constexpr int COLS = PLACES / PH, STEP = COLS / PW;
     const long height = halves(s.height, PH), width = halves(s.width, PW);
@@ -253,24 +227,38 @@ void serkit_moments(long batch, long height, long width, long row, long image, c
             covariance[u * n_taps + t] = covariance[t * n_taps + u] /= places;
 }
 
-// Outputs (batch, pooled height, pooled width, channels), channels last. pool is 1 or 2.
-void serkit_forward(long pool, long batch, long height, long width, long row, long image,
+// Outputs (batch, pooled height, pooled width, channels), channels last. pool is 1 or 2. half: outputs
+// are bfloat16.
+void serkit_forward(long half, long pool, long batch, long height, long width, long row, long image,
                     long channels, long n_vectors, const long* starts, const long* offsets,
                     const void* weights, const void* start, const float* x, const long* n_valid,
-                    float* out) {
+                    void* out) {
     const Shape s{batch, height, width, row, image, channels};
     const Kernels k{n_vectors, starts, offsets, (const vec*)weights};
-    (pool == 2 ? forward<2, 2> : forward<1, 1>)(s, k, x, n_valid, (const vec*)start, out);
+    const auto run = [&](auto* out) {
+        if (pool == 2) forward<2, 2>(s, k, x, n_valid, (const vec*)start, out);
+        else forward<1, 1>(s, k, x, n_valid, (const vec*)start, out);
+    };
+    if (half) run((bfloat16*)out);
+    else run((float*)out);
 }
 
-// scratch: a vector for each entry of a vector of channels.
-void serkit_backward(long pool, long batch, long height, long width, long row, long image,
+// scratch: a vector for each entry of a vector of channels. half: the gradient is bfloat16.
+void serkit_backward(long half, long pool, long batch, long height, long width, long row, long image,
                      long channels, long n_vectors, const long* starts, const long* offsets,
                      const void* weights, const void* start, const float* x, const long* n_valid,
-                     const float* gradient, double* sums, double* products, void* scratch) {
+                     const void* gradient, double* sums, double* products, void* scratch) {
     const Shape s{batch, height, width, row, image, channels};
     const Kernels k{n_vectors, starts, offsets, (const vec*)weights};
-    (pool == 2 ? backward<2, 2> : backward<1, 1>)(s, k, x, n_valid, (const vec*)start, gradient,
-                                                  sums, products, (vec*)scratch);
+    const auto run = [&](const auto* gradient) {
+        if (pool == 2)
+            backward<2, 2>(s, k, x, n_valid, (const vec*)start, gradient, sums, products,
+                           (vec*)scratch);
+        else
+            backward<1, 1>(s, k, x, n_valid, (const vec*)start, gradient, sums, products,
+                           (vec*)scratch);
+    };
+    if (half) run((const bfloat16*)gradient);
+    else run((const float*)gradient);
 }
 }

@@ -2,8 +2,9 @@
 
 :func:`serkit.models.reading.read_image` is the definition; tests hold the two together. The
 arithmetic is in ``first_stage.cpp``, where its idea is explained; this module lays out kernels and
-image and makes one autograd node of the stage in training. It serves float32 on a CPU; all else,
-and machines without a C++ compiler, take the readable form.
+image and makes one autograd node of the stage in training. It serves images in float32 on a CPU and
+gives float32, or bfloat16 as convolutions under autocast do; all else, and machines without a C++
+compiler, take the readable form.
 
 A bias that feeds batch norm cancels; it only moves the running mean, and its gradient is zero
 instead of rounding noise.
@@ -21,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from serkit.models.native import load_native
+from serkit.models.native import load_native, longs, n_valid_frames, pointer
 
 __all__ = ["Image", "Layout", "Stage", "available", "flat_kernels", "layout"]
 
@@ -153,13 +154,22 @@ class Image:
     n_valid : (batch,), valid frames of the outputs
     pool
         1, or 2 for averages of two by two.
+    dtype
+        Of the outputs: float32 or bfloat16.
     """
 
     def __init__(
-        self, x: Tensor, layout: Layout, size: tuple[int, int], n_valid: Tensor, pool: int
+        self,
+        x: Tensor,
+        layout: Layout,
+        size: tuple[int, int],
+        n_valid: Tensor,
+        *,
+        pool: int,
+        dtype: torch.dtype,
     ) -> None:
         self.library = _library()
-        self.layout, self.pool, self.batch = layout, pool, len(x)
+        self.layout, self.pool, self.dtype, self.batch = layout, pool, dtype, len(x)
         self.height, self.width = size
         top, bottom, left, right = layout.box
         below = self.height + bottom - x.shape[2] + pool - 1
@@ -169,8 +179,8 @@ class Image:
         n_cols = layout.box_size[1]
         offsets = layout.taps // n_cols * row + layout.taps % n_cols
         self._tap_offsets, self._entry_offsets = offsets, offsets[layout.tap]
-        self._n_valid = n_valid.to(torch.int64).contiguous()
-        self._sizes = _longs(self.batch, self.height, self.width, row, row * self.padded.shape[1])
+        self._n_valid = n_valid_frames(n_valid, self.width)
+        self._sizes = longs(self.batch, self.height, self.width, row, row * self.padded.shape[1])
 
     def moments(self) -> tuple[Tensor, Tensor]:
         """Mean ``(n_taps,)`` and covariance ``(n_taps, n_taps)`` of the taps, float64."""
@@ -180,7 +190,7 @@ class Image:
         scratch = torch.empty(n_taps, self.width + n_lanes, dtype=torch.float64)
         arrays = (self._tap_offsets, mean, covariance, scratch)
         self.library.serkit_moments(
-            *self._sizes, _pointer(self.padded), ctypes.c_long(n_taps), *map(_pointer, arrays)
+            *self._sizes, pointer(self.padded), ctypes.c_long(n_taps), *map(pointer, arrays)
         )
         return mean, covariance
 
@@ -197,7 +207,7 @@ class Image:
         outputs : (batch, n_channels, height, n_frames), with the channels last in memory
         """
         height, width = (-(-size // self.pool) for size in (self.height, self.width))
-        out = torch.empty(self.batch, height, width, len(kernels))
+        out = torch.empty(self.batch, height, width, len(kernels), dtype=self.dtype)
         self._call("serkit_forward", kernels, start, out)
         return out.permute(0, 3, 1, 2)
 
@@ -225,12 +235,12 @@ class Image:
 
     def _call(self, function: str, kernels: Tensor, start: Tensor, *arrays: Tensor) -> None:
         layout = self.layout
-        numbers = _longs(len(kernels), len(layout.starts) - 1)
+        numbers = longs(len(kernels), len(layout.starts) - 1)
         packed = (layout.pack(kernels), layout.pack_channels(start))
         shared = (layout.starts, self._entry_offsets, *packed, self.padded, self._n_valid)
-        getattr(self.library, function)(
-            ctypes.c_long(self.pool), *self._sizes, *numbers, *map(_pointer, (*shared, *arrays))
-        )
+        head = longs(self.dtype == torch.bfloat16, self.pool)
+        arguments = (*head, *self._sizes, *numbers, *map(pointer, (*shared, *arrays)))
+        getattr(self.library, function)(*arguments)
 
 
 class Stage(torch.autograd.Function):
@@ -290,12 +300,3 @@ class Stage(torch.autograd.Function):
             sums.float(),
             None,
         )
-
-
-def _longs(*numbers: int) -> tuple[ctypes.c_long, ...]:
-    return tuple(ctypes.c_long(n) for n in numbers)
-
-
-def _pointer(tensor: Tensor) -> ctypes.c_void_p:
-    assert tensor.is_contiguous()
-    return ctypes.c_void_p(tensor.data_ptr())

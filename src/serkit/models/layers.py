@@ -8,7 +8,7 @@ it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -29,6 +29,7 @@ __all__ = [
     "reverse_frames",
     "run_lstm",
     "to_image",
+    "track_statistics",
     "widened",
 ]
 
@@ -206,6 +207,29 @@ def halve(x: Tensor, n_frames: Tensor, *, height: bool) -> Tensor:
     valid = lengths_to_mask(n_frames, x.shape[-1]).to(x.dtype).unsqueeze(1)
     share = F.avg_pool1d(valid, 2, ceil_mode=True, count_include_pad=False)  # 0, one half or 1
     return pooled / share.clamp_min(0.5).unsqueeze(1)
+
+
+@torch.no_grad()
+def track_statistics(
+    running: Sequence[Tensor], batch: Sequence[Tensor], n: int, momentum: float
+) -> None:
+    """Move running statistics as batch norm does in training.
+
+    Parameters
+    ----------
+    running
+        Mean and variance, changed in place.
+    batch
+        Those of a batch; the variance is the population's.
+    n
+        Places that were averaged.
+    momentum
+        Weight of the batch.
+    """
+    mean, var = batch
+    own = (mean, var * (n / max(1, n - 1)))  # a running variance is that of a sample
+    for kept, new in zip(running, own, strict=True):
+        kept.lerp_(new.to(kept.dtype), momentum)
 
 
 def classify_in_stages(

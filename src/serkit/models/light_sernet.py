@@ -28,18 +28,12 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from serkit.models.layers import (
-    classify_in_stages,
-    halve,
-    mean_over_places,
-    rectify_valid,
-    widened,
-)
+from serkit.models.layers import classify_in_stages, widened
 from serkit.models.macnn import Classifier
+from serkit.models.norming import Pool, norm_and_pool
 from serkit.models.reading import read_image
 
 __all__ = ["LightSernet", "LightSernetConfig", "light_sernet_stages"]
@@ -100,6 +94,7 @@ class ConvStage(nn.Module):
         self, n_channels: int, n_filters: int, *, pool_height: bool, n_in: int = 1, n_out: int = 1
     ) -> None:
         super().__init__()
+        self.compiled = True  # on a CPU, where that is possible
         self.pool_height = pool_height
         groups = math.gcd(n_in, n_out)
         self.conv = nn.Conv2d(
@@ -109,8 +104,9 @@ class ConvStage(nn.Module):
 
     def forward(self, x: Tensor, n_frames: Tensor) -> tuple[Tensor, Tensor]:
         """Map ``(batch, n_channels, height, n_frames)`` to half of the frames, or of both."""
-        x = rectify_valid(self.norm(self.conv(x)), n_frames)
-        return halve(x, n_frames, height=self.pool_height), (n_frames + 1) // 2
+        pool: Pool = "halve" if self.pool_height else "halve_frames"
+        x = norm_and_pool(self.conv(x), self.norm, n_frames, pool=pool, compiled=self.compiled)
+        return x, (n_frames + 1) // 2
 
 
 class Summary(nn.Module):
@@ -118,13 +114,15 @@ class Summary(nn.Module):
 
     def __init__(self, n_channels: int, n_filters: int, *, n_in: int = 1, n_out: int = 1) -> None:
         super().__init__()
+        self.compiled = True  # on a CPU, where that is possible
         groups = math.gcd(n_in, n_out)
         self.conv = nn.Conv2d(n_in * n_channels, n_out * n_filters, 1, groups=groups, bias=False)
         self.norm = _norm(n_out * n_filters)
 
     def forward(self, x: Tensor, n_frames: Tensor) -> tuple[Tensor, Tensor]:
         """Map ``(batch, n_channels, height, n_frames)`` to ``(batch, n_out * n_filters)``."""
-        return mean_over_places(F.relu(self.norm(self.conv(x))), n_frames), n_frames
+        x = self.conv(x)
+        return norm_and_pool(x, self.norm, n_frames, pool="mean", compiled=self.compiled), n_frames
 
 
 def light_sernet_stages(

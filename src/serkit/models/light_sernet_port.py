@@ -36,13 +36,9 @@ import torch.nn.functional as F
 from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from serkit.models.layers import (
-    classify_in_stages,
-    mean_over_places,
-    rectify_valid,
-    widened,
-)
+from serkit.models.layers import classify_in_stages, widened
 from serkit.models.macnn import Classifier
+from serkit.models.norming import norm_and_pool
 from serkit.models.reading import read_image
 
 __all__ = ["LightSernetPort", "LightSernetPortConfig", "light_sernet_port_stages"]
@@ -127,6 +123,7 @@ class ConvStage(nn.Module):
         n_out: int = 1,
     ) -> None:
         super().__init__()
+        self.compiled = True  # on a CPU, where that is possible
         self.pool_frames, self.early = pool_frames, early
         groups = math.gcd(n_in, n_out)
         self.conv = nn.Conv2d(
@@ -136,7 +133,7 @@ class ConvStage(nn.Module):
 
     def forward(self, x: Tensor, n_frames: Tensor) -> tuple[Tensor, Tensor]:
         """Map ``(batch, n_channels, height, n_frames)`` to the same sizes."""
-        x = rectify_valid(self.norm(self.conv(x)), n_frames)
+        x = norm_and_pool(self.conv(x), self.norm, n_frames, pool="none", compiled=self.compiled)
         odd = 0 if self.early else 1
         height = x.shape[2]
         above = (height + odd) // 2
@@ -151,6 +148,7 @@ class Summary(nn.Module):
 
     def __init__(self, n_channels: int, n_filters: int, *, n_in: int = 1, n_out: int = 1) -> None:
         super().__init__()
+        self.compiled = True  # on a CPU, where that is possible
         groups = math.gcd(n_in, n_out)
         self.conv = nn.Conv2d(
             n_in * n_channels, n_out * n_filters, 1, padding=1, groups=groups, bias=False
@@ -159,8 +157,8 @@ class Summary(nn.Module):
 
     def forward(self, x: Tensor, n_frames: Tensor) -> tuple[Tensor, Tensor]:
         """Map ``(batch, n_channels, height, n_frames)`` to ``(batch, n_out * n_filters)``."""
-        n_frames = n_frames + 2
-        return mean_over_places(F.relu(self.norm(self.conv(x))), n_frames), n_frames
+        x, n_frames = self.conv(x), n_frames + 2
+        return norm_and_pool(x, self.norm, n_frames, pool="mean", compiled=self.compiled), n_frames
 
 
 def light_sernet_port_stages(

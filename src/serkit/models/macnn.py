@@ -38,12 +38,10 @@ import torch.nn.functional as F
 from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from serkit.models.layers import (
-    classify_in_stages,
-    mean_over_places,
-    rectify_valid,
-    widened,
-)
+from serkit.models import head_fusion
+from serkit.models.layers import classify_in_stages, mean_over_places, widened
+from serkit.models.native import takes_compiled_form
+from serkit.models.norming import Pool, norm_and_pool
 from serkit.models.reading import read_image
 
 __all__ = [
@@ -53,6 +51,7 @@ __all__ = [
     "Macnn",
     "MacnnConfig",
     "Stem",
+    "fuse_heads",
     "macnn_stages",
 ]
 
@@ -107,6 +106,7 @@ class ConvStage(nn.Module):
         self, n_channels: int, n_filters: int, *, pool: bool, n_in: int = 1, n_out: int = 1
     ) -> None:
         super().__init__()
+        self.compiled = True  # on a CPU, where that is possible
         self.pool = pool
         groups = math.gcd(n_in, n_out)
         self.conv = nn.Conv2d(n_in * n_channels, n_out * n_filters, 3, padding=1, groups=groups)
@@ -114,10 +114,9 @@ class ConvStage(nn.Module):
 
     def forward(self, x: Tensor, n_frames: Tensor) -> tuple[Tensor, Tensor]:
         """Map ``(batch, n_channels, height, n_frames)`` to half of both sizes, or the same."""
-        x = self.norm(self.conv(x))
-        if self.pool:  # before the ReLU, which commutes with a maximum and then has less to do
-            x, n_frames = F.max_pool2d(x, 2), n_frames // 2
-        return rectify_valid(x, n_frames), n_frames
+        pool: Pool = "max" if self.pool else "none"
+        x = norm_and_pool(self.conv(x), self.norm, n_frames, pool=pool, compiled=self.compiled)
+        return x, n_frames // 2 if self.pool else n_frames
 
 
 class HeadFusion(nn.Module):
@@ -132,6 +131,7 @@ class HeadFusion(nn.Module):
         self, n_channels: int, *, n_heads: int, n_hidden: int, n_in: int = 1, n_out: int = 1
     ) -> None:
         super().__init__()
+        self.compiled = True  # on a CPU, where that is possible
         self.shape = (n_out, n_heads, 3, n_hidden)
         groups = math.gcd(n_in, n_out)
         self.conv = nn.Conv2d(n_in * n_channels, math.prod(self.shape), 1, groups=groups)
@@ -144,13 +144,43 @@ class HeadFusion(nn.Module):
         rows = x.permute(0, 2, 3, 1).reshape(n_places, groups, -1).transpose(0, 1)
         weight = self.conv.weight.view(groups, -1, rows.shape[2]).transpose(1, 2)
         assert self.conv.bias is not None
-        parts = torch.baddbmm(self.conv.bias.view(groups, 1, -1), rows, weight)
-        query, key, value = parts.view(groups, n_places, -1, 3, n_hidden).unbind(3)
-        heads = (query * key).softmax(-1) * F.relu(value)  # (groups, n_places, n_heads, n_hidden)
-        maps = heads.view(groups * batch, height, width, -1).permute(0, 3, 1, 2)
-        means = mean_over_places(maps, n_frames.repeat(groups))
-        fused = means.view(groups, batch, n_out // groups, n_heads, n_hidden).mean(3)
+        shape = (groups, batch, height, width, n_out // groups, n_heads, 3, n_hidden)
+        if self._takes_compiled_form(x):
+            parts, bias = torch.bmm(rows, weight), self.conv.bias.view(groups, *shape[4:])
+            fused: Tensor = head_fusion.FuseHeads.apply(parts.view(shape), bias, n_frames)  # type: ignore[no-untyped-call]
+        else:
+            parts = torch.baddbmm(self.conv.bias.view(groups, 1, -1), rows, weight)
+            fused = fuse_heads(parts.view(shape), n_frames)
         return fused.transpose(0, 1).flatten(1), n_frames
+
+    def _takes_compiled_form(self, x: Tensor) -> bool:
+        return (
+            self.compiled
+            and takes_compiled_form(x, self.conv.weight, training=self.training, half=True)
+            and head_fusion.available()
+        )
+
+
+def fuse_heads(parts: Tensor, n_frames: Tensor) -> Tensor:
+    """Weigh values by a softmax of query times key; average over places and heads.
+
+    Here is the definition; on a CPU ``head_fusion.py`` does it in one pass.
+
+    Parameters
+    ----------
+    parts : (n_groups, batch, height, n_frames, n_copies, n_heads, 3, n_hidden)
+        Queries, keys and values.
+    n_frames : (batch,), valid frames, at least 1
+
+    Returns
+    -------
+    fused : (n_groups, batch, n_copies, n_hidden)
+    """
+    query, key, value = parts.unbind(6)
+    heads = (query * key).softmax(-1) * F.relu(value)
+    maps = heads.flatten(4).flatten(0, 1).permute(0, 3, 1, 2)
+    means = mean_over_places(maps, n_frames.repeat(len(parts)))
+    return means.view(*heads.shape[:2], *heads.shape[4:]).mean(3)
 
 
 class Classifier(nn.Module):

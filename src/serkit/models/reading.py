@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from serkit.models import first_stage
-from serkit.models.layers import halve, rectify_valid
+from serkit.models.layers import halve, rectify_valid, track_statistics
+from serkit.models.native import takes_compiled_form
 
 __all__ = ["read_image"]
 
@@ -86,11 +87,8 @@ def _size_after(x: Tensor, conv: nn.Conv2d) -> tuple[int, int]:
 def _takes_compiled_form(x: Tensor, paths: Paths) -> bool:
     conv, norm = paths[0]
     return (
-        norm.training == torch.is_grad_enabled()
-        and x.device.type == "cpu"
-        and x.dtype == conv.weight.dtype == torch.float32
+        takes_compiled_form(x, conv.weight, training=norm.training)
         and not x.requires_grad
-        and not torch.compiler.is_compiling()
         and first_stage.available()
     )
 
@@ -105,7 +103,8 @@ def _read_compiled(
     convs, norms = zip(*paths, strict=True)
     layout = first_stage.layout(convs, n_copies)
     size = _size_after(x, convs[0])
-    image = first_stage.Image(x, layout, size, n_frames, pool=1 + halved)
+    dtype = torch.bfloat16 if torch.is_autocast_enabled("cpu") else torch.float32
+    image = first_stage.Image(x, layout, size, n_frames, pool=1 + halved, dtype=dtype)
     kernels = first_stage.flat_kernels(convs, n_copies, layout)
     gamma, beta, mean, var = _joined_norms(norms, n_copies)
     bias = _by_copy([conv.bias for conv in convs], n_copies)
@@ -113,14 +112,12 @@ def _read_compiled(
         scale = gamma / (var + norms[0].eps).sqrt()
         return image.forward(scale.unsqueeze(1) * kernels, beta + scale * (bias - mean))
     outputs: Tensor
-    outputs, *batch = first_stage.Stage.apply(  # type: ignore[no-untyped-call]
+    outputs, *statistics = first_stage.Stage.apply(  # type: ignore[no-untyped-call]
         image, kernels, bias, gamma, beta, norms[0].eps
     )
-    n_places = len(x) * size[0] * size[1]
-    batch[1] *= n_places / max(1, n_places - 1)  # a running variance is that of a sample
-    with torch.no_grad():
-        for running, own in zip((mean, var), batch, strict=True):
-            running.lerp_(own, norms[0].momentum)
+    momentum = norms[0].momentum
+    assert momentum is not None
+    track_statistics((mean, var), statistics, len(x) * size[0] * size[1], momentum)
     _keep_statistics(norms, mean, var, n_copies)
     return outputs
 

@@ -36,7 +36,13 @@ from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from serkit.models import timnet_step
-from serkit.models.layers import lengths_to_mask, masked_mean, reverse_frames
+from serkit.models.layers import (
+    lengths_to_mask,
+    masked_mean,
+    reverse_frames,
+    track_statistics,
+)
+from serkit.models.native import takes_compiled_form
 
 __all__ = ["TimNet", "TimNetConfig"]
 
@@ -96,13 +102,12 @@ class CausalConv(nn.Module):
         mean, var : (n_channels,), of the convolution without its bias, over ``n`` positions
         """
         norm = self.norm
-        unbiased = var * (n / max(n - 1, 1))
         assert norm.running_mean is not None
         assert norm.running_var is not None
         assert norm.num_batches_tracked is not None
         assert self.conv.bias is not None
-        norm.running_mean.lerp_(mean + self.conv.bias, _MOMENTUM)
-        norm.running_var.lerp_(unbiased, _MOMENTUM)
+        running = (norm.running_mean, norm.running_var)
+        track_statistics(running, (mean + self.conv.bias, var), n, _MOMENTUM)
         norm.num_batches_tracked.add_(1)
 
 
@@ -168,9 +173,7 @@ class Chain(nn.Module):
     def _takes_compiled_form(self, features: Tensor) -> bool:
         return (
             self.compiled
-            and self.training == torch.is_grad_enabled()
-            and features.device.type == "cpu"
-            and features.dtype == self.entry.weight.dtype == torch.float32
+            and takes_compiled_form(features, self.entry.weight, training=self.training)
             and not features.requires_grad
             and timnet_step.available()
         )

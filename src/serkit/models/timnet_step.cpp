@@ -15,24 +15,19 @@
 // Compiled by models/native.py for the machine it runs on; no library is needed.
 
 #include <math.h>
-#include <string.h>
+
+#include "vectors.h"
 
 namespace {
 
-// A vec is one vector register. Register blocking of a product: ROWS output channels by FRAMES
-// frames (39 channels are three times 13 rows); of a kernel's gradient, a sum of outer products:
-// OUT by IN channels. Both leave registers for the factors.
-#if defined(__AVX512F__)
-constexpr int LANES = 16, ROWS = 13, FRAMES = 2, OUT = 5, IN = 5;  // 32 registers
-#elif defined(__ARM_NEON)
-constexpr int LANES = 4, ROWS = 13, FRAMES = 2, OUT = 5, IN = 5;  // 32 registers
-#elif defined(__AVX__)
-constexpr int LANES = 8, ROWS = 6, FRAMES = 2, OUT = 3, IN = 3;  // 16 registers
+// Register blocking of a product: ROWS output channels by FRAMES frames (39 channels are three times 13
+// rows); of a kernel's gradient, a sum of outer products: OUT by IN channels. Both leave registers for
+// the factors.
+#if defined(__AVX512F__) || defined(__ARM_NEON)
+constexpr int ROWS = 13, FRAMES = 2, OUT = 5, IN = 5;  // 32 registers
 #else
-constexpr int LANES = 4, ROWS = 6, FRAMES = 2, OUT = 3, IN = 3;  // 16 registers
+constexpr int ROWS = 6, FRAMES = 2, OUT = 3, IN = 3;  // 16 registers
 #endif
-typedef float vec __attribute__((vector_size(4 * LANES)));
-typedef int ivec __attribute__((vector_size(4 * LANES)));
 
 struct Size {
     long tiles, frames, channels;
@@ -40,34 +35,8 @@ struct Size {
     long tile() const { return frames * channels; }   // vectors
 };
 
-inline vec select(ivec condition, vec yes, vec no) {
-    return (vec)(((ivec)yes & condition) | ((ivec)no & ~condition));
-}
-
-inline float sum_lanes(vec x) {
-    float total = 0;
-    for (int i = 0; i < LANES; ++i) total += x[i];
-    return total;
-}
-
-// 1 / (1 + exp(-h)) for h >= 0, to about one unit in the last place: exp by range reduction to
-// |r| <= ln2 / 2 and its Taylor polynomial of degree 7.
-inline vec sigmoid(vec h) {
-    const vec limit = h - h + 80.0f;  // keeps NaN
-    vec x = -select(h > limit, limit, h);
-    const float magic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
-    vec n = (x * 1.44269504f + magic) - magic;
-    vec r = (x - n * 0.693359375f) + n * 2.12194440e-4f;  // ln2 in two parts
-    vec p = r * (1.0f / 5040) + 1.0f / 720;
-    p = p * r + 1.0f / 120;
-    p = p * r + 1.0f / 24;
-    p = p * r + 1.0f / 6;
-    p = p * r + 0.5f;
-    p = p * r + 1.0f;
-    p = p * r + 1.0f;
-    ivec exponent = (__builtin_convertvector(n, ivec) + 127) << 23;
-    return 1.0f / (1.0f + p * (vec)exponent);
-}
+// 1 / (1 + exp(-h)) for h >= 0.
+inline vec sigmoid(vec h) { return 1.0f / (1.0f + decay(h)); }
 
 // ---- products -----------------------------------------------------------------------------------
 

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from serkit.models.native import load_native
+from serkit.models.native import load_native, longs, pointer
 
 __all__ = ["ChainStep", "Layout", "Workspace", "available", "evaluate_chain", "to_tiles"]
 
@@ -233,7 +233,7 @@ class _Calls:
         self.n_features = n_features
         self.layout, self.eps = layout, eps
         self.scratch_size = int(
-            self.library.serkit_scratch(*_longs(n_frames, n_channels, n_features))
+            self.library.serkit_scratch(*longs(n_frames, n_channels, n_features))
         )
 
     def take_map(self) -> Tensor:
@@ -275,8 +275,8 @@ class _Calls:
     ) -> None:
         """Replace a block's input by its output."""
         n_tiles, n_frames, n_channels, _ = self.shape
-        longs = _longs(n_tiles, n_frames, n_channels, 2**depth)
-        head = (*longs, _pointer(self.layout.valid), _pointer(self.layout.length))
+        numbers = longs(n_tiles, n_frames, n_channels, 2**depth)
+        head = (*numbers, pointer(self.layout.valid), pointer(self.layout.length))
         self._call("serkit_block_evaluate", head, x, *weights, *affine, x, pooled)
 
     def block_backward(
@@ -305,29 +305,20 @@ class _Calls:
 
     def _entry(self) -> tuple[Any, ...]:
         n_tiles, n_frames, n_channels, _ = self.shape
-        longs = _longs(n_tiles, n_frames, n_channels, self.n_features)
-        return (*longs, _pointer(self.layout.valid))
+        numbers = longs(n_tiles, n_frames, n_channels, self.n_features)
+        return (*numbers, pointer(self.layout.valid))
 
     def _block(self, depth: int) -> tuple[Any, ...]:
         n_tiles, n_frames, n_channels, _ = self.shape
         return (
-            *_longs(n_tiles, n_frames, n_channels, 2**depth),
-            _pointer(self.layout.valid),
-            _pointer(self.layout.length),
+            *longs(n_tiles, n_frames, n_channels, 2**depth),
+            pointer(self.layout.valid),
+            pointer(self.layout.length),
             ctypes.c_double(self.layout.batch * n_frames),
             ctypes.c_float(self.eps),
         )
 
     def _call(self, function: str, head: tuple[Any, ...], *arrays: Tensor) -> None:
         scratch = self.workspace.take(self.scratch_size)
-        getattr(self.library, function)(*head, *map(_pointer, arrays), _pointer(scratch))
+        getattr(self.library, function)(*head, *map(pointer, arrays), pointer(scratch))
         self.workspace.give_back([scratch])
-
-
-def _longs(*numbers: int) -> tuple[ctypes.c_long, ...]:
-    return tuple(ctypes.c_long(n) for n in numbers)
-
-
-def _pointer(tensor: Tensor) -> ctypes.c_void_p:
-    assert tensor.is_contiguous()
-    return ctypes.c_void_p(tensor.data_ptr())
