@@ -14,7 +14,7 @@ from html import escape
 __all__ = ["GapRow", "draw_gap"]
 
 # Pixels. Labels of rows stand left of the plot, those of points may reach beyond its right.
-_WIDTH, _LEFT, _RIGHT, _TOP, _BOTTOM, _ROW = 860, 290, 156, 76, 48, 62
+_WIDTH, _LEFT, _RIGHT, _TOP, _BOTTOM, _ROW = 880, 310, 156, 76, 48, 62
 _FAR = 40  # percent points between two marks that each get the words
 
 _STYLE = (
