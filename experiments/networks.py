@@ -362,7 +362,25 @@ def _answers(
                 f"* Against *{other.name}*, the plain network trained with {losses}: "
                 f"{_sentence(beyond)}."
             )
-    return lines
+    return lines + _what_size_costs(networks)
+
+
+def _what_size_costs(networks: Sequence[Network]) -> list[str]:
+    """Tell of wider plain networks that are below the plain one: better than these is little."""
+    some = next(network for network in networks if network.claim.result)
+    first, *wider = _plain(some, networks) or [some]
+    return [
+        f"* Mind that *{network.name}* scores {-points:.1f} points of UAR below *{first.name}*: "
+        "to be above it is not to be above the plain network."
+        for network in wider
+        if (points := _uar(network) - _uar(first)) <= -1
+    ]
+
+
+def _uar(network: Network) -> float:
+    """Mean over seeds, in percent; of a network that was run."""
+    assert network.claim.result is not None
+    return float(100 * network.claim.result["pooled"]["uar"]["mean"])
 
 
 def _sentence(found: Mapping[str, Sequence[Network]]) -> str:

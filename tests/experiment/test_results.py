@@ -106,7 +106,9 @@ def texts(svg: str) -> list[str]:
 
 
 def answers(page: str) -> list[str]:
-    return [line for line in page.splitlines() if line.startswith(("* At equal", "* Against"))]
+    return [
+        line for line in page.splitlines() if line.startswith(("* At equal", "* Against", "* Mind"))
+    ]
 
 
 def test_the_page_is_what_the_command_writes():
@@ -384,6 +386,16 @@ def test_answers_follow_the_sign_and_the_adjusted_p_of_the_tests(tones, run_as):
     ]
     assert answered(level0_x2=(0.1, 0.01))[0].startswith("* At equal parameters: helps: *level-0*;")
     assert answered(level0_x2=(-0.1, 0.01))[1].endswith(f"{same}: *forward-5*; harms: *level-0*.")
+    # A wider plain network that is below the narrow one is a weak opponent.
+    for name, uar in (("baseline", 0.731), ("x2", 0.7)):
+        kept = tones / "results" / f"moe-tones-{name}.json"
+        told = json.loads(kept.read_text(encoding="utf-8"))
+        told["pooled"]["uar"]["mean"] = uar
+        kept.write_text(json.dumps(told), encoding="utf-8")
+    assert answered()[-1] == (
+        "* Mind that *x2* scores 3.1 points of UAR below *baseline*: to be above it is not to be "
+        "above the plain network."
+    )
     # One of three tests: 0.02 is 0.06 by Holm's rule.
     assert f": {same}: *level-0*" in answered(level0_x2=(0.1, 0.02))[0]
 
