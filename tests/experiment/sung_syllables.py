@@ -7,6 +7,7 @@ colour of his own. Nothing is said, so there is no content.
 from __future__ import annotations
 
 import csv
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -34,14 +35,22 @@ def syllables(seed: int, *, colour: float, seconds: float = 1.3) -> np.ndarray:
 
 def sung_corpus(folder: Path, *, n_each: int = 4) -> Path:
     """Write the sounds and a manifest without labels; gives the manifest."""
-    path = folder / "sung.csv"
+    waves = {
+        speaker: [syllables(100 * number + take, colour=colour) for take in range(n_each)]
+        for number, (speaker, colour) in enumerate(COLOURS.items())
+    }
+    return write_sung(folder, "sung", waves)
+
+
+def write_sung(folder: Path, corpus: str, waves: Mapping[str, Sequence[np.ndarray]]) -> Path:
+    """Write what each speaker sings, and a manifest without labels; gives the manifest."""
+    path = folder / f"{corpus}.csv"
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["id", "path", "corpus", "label", "speaker"])
-        for number, (speaker, colour) in enumerate(COLOURS.items()):
-            for take in range(n_each):
+        for speaker, own in waves.items():
+            for take, wave in enumerate(own):
                 name = f"{speaker}{take}"
-                wave = syllables(100 * number + take, colour=colour)
                 soundfile.write(folder / f"{name}.wav", wave, RATE)
-                writer.writerow([name, f"{name}.wav", "sung", "", speaker])
+                writer.writerow([name, f"{name}.wav", corpus, "", speaker])
     return path

@@ -7,14 +7,12 @@ and what an utterance lost without it can be measured.
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 
 import numpy as np
-import soundfile
 from numpy.typing import NDArray
+from sung_syllables import RATE, write_sung
 
-RATE = 16_000
 COLOURS = {"ann": 0.2, "bea": 0.5, "cem": 0.8, "dan": 1.1}  # how fast harmonics fall off
 
 # Of a, i, u and e: what a vocal tract resonates at, in Hz, with the width and strength of either.
@@ -53,14 +51,8 @@ def sing(seed: int, *, colour: float, seconds: float = 1.3) -> NDArray[np.float3
 
 def vowel_corpus(folder: Path, *, n_each: int) -> Path:
     """Write the sounds and a manifest without labels; gives the manifest."""
-    path = folder / "vowels.csv"
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["id", "path", "corpus", "label", "speaker"])
-        for number, (speaker, colour) in enumerate(COLOURS.items()):
-            for take in range(n_each):
-                name = f"{speaker}{take}"
-                wave = sing(1000 * number + take, colour=colour)
-                soundfile.write(folder / f"{name}.wav", wave, RATE)
-                writer.writerow([name, f"{name}.wav", "vowels", "", speaker])
-    return path
+    waves = {
+        speaker: [sing(1000 * number + take, colour=colour) for take in range(n_each)]
+        for number, (speaker, colour) in enumerate(COLOURS.items())
+    }
+    return write_sung(folder, "vowels", waves)

@@ -73,25 +73,12 @@ def truths(decomposition) -> dict[tuple[int, str], torch.Tensor]:
     }
 
 
-@pytest.fixture(scope="module")
-def said(decomposition, truths) -> Callable[..., dict[tuple[int, str], Mel]]:
-    """What the network says of them without some codes."""
-
-    def say(*without: str) -> dict[tuple[int, str], Mel]:
-        return {
-            key: decomposition.reconstruct(parts, without=without).clamp(0, 1).numpy()
-            for key, parts in truths.items()
-        }
-
-    return say
-
-
 def pitch_hz(decomposition: Decomposition, mel: Mel) -> NDArray[np.float64]:
     return track_f0(decomposition.to_sound(torch.as_tensor(mel)).astype(np.float64), RATE)
 
 
 @pytest.fixture(scope="module")
-def measured(decomposition, truths, said) -> Callable[..., dict[str, float]]:
+def measured(decomposition, truths) -> Callable[..., dict[str, float]]:
     """Means over utterances of what was kept, 1 being all of it."""
     mels = {key: parts[:, :N_MELS].numpy() for key, parts in truths.items()}
     sung = {key: pitch_hz(decomposition, mel) for key, mel in mels.items() if key[1] == "bea"}
@@ -108,7 +95,10 @@ def measured(decomposition, truths, said) -> Callable[..., dict[str, float]]:
         return float((true * again).sum() / np.square(true).sum())
 
     def measure(*without: str) -> dict[str, float]:
-        told = said(*without)
+        told = {
+            key: decomposition.reconstruct(parts, without=without).clamp(0, 1).numpy()
+            for key, parts in truths.items()
+        }
         melodies = [pitch_kept(f0, pitch_hz(decomposition, told[key])) for key, f0 in sung.items()]
         kept = {
             "timing": float(np.mean([envelope_correlation(mels[k], told[k]) for k in mels])),

@@ -1,7 +1,7 @@
 // Attention heads over hidden channels, averaged over the valid places of an utterance and among
 // themselves; forward and backward.
 //
-// The definition is HeadFusion in models/macnn.py; models/head_fusion.py calls this file. A head is a
+// The definition is fuse_heads in models/macnn.py; models/head_fusion.py calls this file. A head is a
 // product of query and key, a softmax over its channels, and a product with the value: all of them
 // within the few numbers of one place and head, which stay in a core's first-level cache. So queries,
 // keys and values are read once, the means are all that is written, and on the way back the softmax is
