@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from sung_syllables import RATE, write_sung
+
+from experiment.sung_syllables import RATE, write_sung
 
 COLOURS = {"ann": 0.2, "bea": 0.5, "cem": 0.8, "dan": 1.1}  # how fast harmonics fall off
 

@@ -15,6 +15,7 @@ import soundfile
 import torch
 from safetensors.torch import load_file
 
+from experiment.sung_syllables import RATE, sung_corpus, syllables
 from serkit.experiment.config import ConfigError
 from serkit.experiment.decomposition.model import build_parts_front_end, load_decomposition
 from serkit.experiment.decomposition.run import DecompositionConfig, run_decomposition
@@ -24,9 +25,6 @@ from serkit.features.resynthesis import mel_to_sound
 from serkit.features.speech_parts import SpeechPartsConfig
 from serkit.recognizer import Recognizer, RecognizerConfig
 from serkit.types import InputError
-
-sys.path.insert(0, str(Path(__file__).parent))
-from sung_syllables import RATE, sung_corpus, syllables
 
 PANELS = ["truth", "full", "no-content", "no-rhythm", "no-pitch"]
 SMALLEST = (

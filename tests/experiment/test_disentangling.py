@@ -6,7 +6,6 @@ not trained on.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +14,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from experiment.sung_syllables import sung_corpus, syllables
+from experiment.sung_vowels import COLOURS, RATE, sing, vowel_corpus
 from serkit.evaluation.reconstruction import (
     envelope_correlation,
     pitch_kept,
@@ -25,10 +26,6 @@ from serkit.experiment.decomposition.model import Decomposition, load_decomposit
 from serkit.experiment.decomposition.run import DecompositionConfig, run_decomposition
 from serkit.experiment.tasks import load_task
 from serkit.features.pitch import track_f0
-
-sys.path.insert(0, str(Path(__file__).parent))
-from sung_syllables import sung_corpus, syllables
-from sung_vowels import COLOURS, RATE, sing, vowel_corpus
 
 pytestmark = pytest.mark.slow
 

@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
+from experiment.sung_syllables import RATE, sung_corpus, syllables
 from serkit.cli import app
 from serkit.experiment.config import ConfigError
 from serkit.experiment.decomposition.model import load_decomposition
@@ -24,9 +25,6 @@ from serkit.experiment.reports import write_any_report
 from serkit.experiment.tasks import load_task
 from serkit.models.speech_split import F0Converter, F0ConverterConfig
 from serkit.types import InputError
-
-sys.path.insert(0, str(Path(__file__).parent))
-from sung_syllables import RATE, sung_corpus, syllables
 
 SMALLEST = (
     "model.sizes.rhythm_width=16",
