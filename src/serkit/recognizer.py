@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from serkit.audio import Channel, Waveform, load_audio, require_sound, resample
+from serkit.audio import Channel, Waveform, require_sound, resample
 from serkit.checkpoints import (
     CONFIG_FILE,
     EMOTION,
@@ -55,6 +55,7 @@ from serkit.labels import LabelSpace
 from serkit.models import build_model, model_to_dict
 from serkit.transcripts import Symbols, clean_transcript
 from serkit.types import InputError, Prediction
+from serkit.video import load_sound
 
 __all__ = ["Batch", "Recognizer", "RecognizerConfig", "load_recognizer"]
 
@@ -637,6 +638,21 @@ class Recognizer(nn.Module):
         repeated = np.resize(waveform, view.n_samples + view.strict)
         return repeated, ("shorter than anything the model was trained on: repeated",)
 
+    def load(self, path: Path | str) -> tuple[Waveform, int]:
+        """Read the sound of a sound file or a video as :meth:`predict_file` does.
+
+        Returns
+        -------
+        waveform : (n_samples,), float32
+        sample_rate : Hz, a sound file's own
+
+        Raises
+        ------
+        InputError
+            If the file cannot be used; of a video, also if PyAV is not installed.
+        """
+        return load_sound(path, clip_rate=self.sample_rate, channel=self.config.channel)
+
     def predict_file(
         self,
         path: Path | str,
@@ -644,14 +660,14 @@ class Recognizer(nn.Module):
         text: str | None = None,
         text_features: NDArray[np.float32] | None = None,
     ) -> Prediction:
-        """Recognise the emotion of a sound file; see :meth:`predict`.
+        """Recognise the emotion of a sound file, or of the sound of a video; see :meth:`predict`.
 
         Raises
         ------
         InputError
             If the file cannot be used; the message names it and says why.
         """
-        waveform, sample_rate = load_audio(path, channel=self.config.channel)
+        waveform, sample_rate = self.load(path)
         return self.predict(
             waveform, sample_rate, name=str(path), text=text, text_features=text_features
         )

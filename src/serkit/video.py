@@ -30,8 +30,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serkit.audio import (
+    CONTAINER_SUFFIXES,
     MAX_SAMPLE_RATE,
     MIN_SAMPLE_RATE,
+    Channel,
     Waveform,
     load_audio,
     resample,
@@ -49,6 +51,7 @@ __all__ = [
     "Colour",
     "Frame",
     "VideoError",
+    "load_sound",
     "read_clip",
     "read_sound",
     "write_clip",
@@ -318,6 +321,40 @@ def read_sound(
         raise VideoError(f"{path}: no sound in it")
     first, stop = stretch_samples(stream.path, start_s, end_s, len(stream.waveform), sample_rate)
     return stream.waveform[first:stop]
+
+
+def load_sound(
+    path: Path | str,
+    *,
+    clip_rate: int,
+    start_s: float = 0.0,
+    end_s: float | None = None,
+    channel: Channel = "mean",
+) -> tuple[Waveform, int]:
+    """Read sound from whatever holds it: a sound file, or a clip by its suffix.
+
+    Parameters
+    ----------
+    clip_rate
+        Hz, of the sound of a clip; a sound file keeps its own rate.
+    start_s, end_s
+        The stretch to read, in seconds; ``None`` means to the end.
+    channel
+        Of a sound file, see :func:`serkit.audio.load_audio`; those of a clip are averaged.
+
+    Returns
+    -------
+    waveform : (n_samples,), float32
+    sample_rate : Hz
+
+    Raises
+    ------
+    InputError
+        As :func:`serkit.audio.load_audio` and :func:`read_sound` do.
+    """
+    if Path(path).suffix.lower() not in CONTAINER_SUFFIXES:
+        return load_audio(path, start_s=start_s, end_s=end_s, channel=channel)
+    return read_sound(path, sample_rate=clip_rate, start_s=start_s, end_s=end_s), clip_rate
 
 
 def write_clip(

@@ -270,12 +270,12 @@ def test_a_broken_clip_costs_its_own_row(clips, tmp_path):
 
 
 def test_folders_are_searched_for_clips(clips, tmp_path):
-    names = {path.name for path in collect_files([clips], clips=True)}
+    names = {path.name for path in collect_files([clips])}
     assert {"face.mp4", "face.webm", "voice.wav"} <= names
     assert "face.png" not in names
-    files = collect_files([tmp_path, clips / "voice.wav"], clips=True)
+    files = collect_files([tmp_path, clips / "voice.wav"])
     empty, voice = predict_clips(ClipPredictor(model()), files)
-    assert empty.error.startswith(f"{tmp_path}: no clips in this folder (looked for .mp4, ")
+    assert empty.error.startswith(f"{tmp_path}: no sound files or videos in this folder")
     assert voice.prediction is not None
 
 

@@ -3,14 +3,18 @@
 import csv
 import io
 import json
+import sys
 
+import numpy as np
 import pytest
 import soundfile
 
 import serkit
+from serkit.audio import load_audio
 from serkit.inference.files import collect_files
 from serkit.inference.predictor import format_rows, predict_files
 from serkit.types import InputError
+from serkit.video import write_clip
 from tests_support import RATE, tone
 
 
@@ -40,8 +44,27 @@ def test_an_empty_folder_costs_its_own_row(folder, recognizer):
     files = collect_files([folder / "empty", folder / "sub"])
     assert files == [folder / "empty", folder / "sub" / "b.ogg"]
     empty, sound = predict_files(recognizer, files)
-    assert empty.error.startswith(f"{folder / 'empty'}: no sound files in this folder (looked")
+    assert empty.error.startswith(f"{folder / 'empty'}: no sound files or videos in this folder")
     assert sound.prediction is not None
+
+
+def test_of_a_video_the_sound_is_judged(folder, recognizer):
+    pytest.importorskip("av")
+    waveform, _ = load_audio(folder / "a2.wav")
+    grey = [np.full((48, 64), 128, np.uint8)] * 10
+    write_clip(folder / "sub" / "said.mkv", grey, fps=10, waveform=waveform, sample_rate=RATE)
+    write_clip(folder / "sub" / "mute.mp4", grey, fps=10)
+    rows = predict_files(recognizer, collect_files([folder / "sub", folder / "a2.wav"]))
+    _, mute, video, sound = rows
+    assert mute.error == f"{folder / 'sub' / 'mute.mp4'}: no sound in it"
+    assert video.prediction.scores == pytest.approx(sound.prediction.scores, abs=0.05)
+
+
+def test_the_extra_that_reads_videos_is_named(folder, recognizer, monkeypatch):
+    monkeypatch.setitem(sys.modules, "av", None)
+    (folder / "said.mp4").write_bytes(b"....ftyp")
+    (row,) = predict_files(recognizer, [folder / "said.mp4"])
+    assert "pip install 'serkit[video]'" in row.error
 
 
 def test_no_path_is_refused():

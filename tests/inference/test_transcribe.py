@@ -468,7 +468,7 @@ def test_the_sound_of_a_video_is_read(own, tmp_path):
     (tmp_path / "cut.mov").write_bytes((tmp_path / "said.mp4").read_bytes()[:300])
     write_clip(tmp_path / "voice.webm", None, waveform=noise())
     (tmp_path / "none").mkdir()
-    files = collect_files([tmp_path, tmp_path / "none"], clips=True)
+    files = collect_files([tmp_path, tmp_path / "none"])
     opened = open_transcriber("own", TranscriberSettings(model=own))
     rows = transcribe_utterances(opened, utterances_of_files(files))
     found = {row.utterance.path.name: row for row in rows}
@@ -477,7 +477,7 @@ def test_the_sound_of_a_video_is_read(own, tmp_path):
     assert found["voice.webm"].transcript.text
     assert found["mute.mkv"].error == f"{tmp_path / 'mute.mkv'}: no sound in it"
     assert "truncated or no clip" in found["cut.mov"].error
-    assert "no clips in this folder" in found["none"].error
+    assert "no sound files or videos in this folder" in found["none"].error
 
 
 def test_the_extra_that_reads_videos_is_named(own, tmp_path, monkeypatch):

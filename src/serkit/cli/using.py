@@ -54,7 +54,7 @@ def demo(
 
 def predict(
     paths: Annotated[
-        list[Path], typer.Argument(help="Sound files and folders; clips, for models of such.")
+        list[Path], typer.Argument(help="Sound files, videos (extra: video) and folders.")
     ],
     model: Annotated[str, typer.Option(help="Checkpoint folder, run folder, or name.")],
     text: Annotated[
@@ -111,7 +111,7 @@ def predict(
     from serkit.recognizer import load_recognizer
 
     of_clips = holds_sentiment_model(model)
-    files = collect_files(paths, clips=of_clips)
+    files = collect_files(paths)
     if transcriber is not None and (text is not None or texts is not None):
         raise InputError("--transcriber goes without --text and --texts: who says what is said?")
     words = texts_of_files(files, text=text, table=texts)
@@ -193,7 +193,7 @@ def transcribe(
 
         utterances = [u for path in paths for u in import_manifest(path)]
     else:
-        utterances = utterances_of_files(collect_files(paths, clips=True))
+        utterances = utterances_of_files(collect_files(paths))
     transcriber = open_transcriber(backend, settings, cache_dir=default_cache_dir())
     with Bars() as bars:
         bars.stage("transcribing", len(utterances))

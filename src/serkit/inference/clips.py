@@ -567,7 +567,7 @@ def predict_clips(
     for path in files:
         text = None if texts is None else texts.get(path)
         try:
-            refuse_folder(path, clips=True)
+            refuse_folder(path)
             yield ClipRow(str(path), predictor.predict(path, text=text, without=without))
         except InputError as error:
             yield ClipRow(str(path), None, str(error))

@@ -10,22 +10,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from serkit.audio import SOUND_SUFFIXES, find_files
+from serkit.audio import CONTAINER_SUFFIXES, SOUND_SUFFIXES, find_files
 from serkit.types import InputError
 
-__all__ = ["CLIP_SUFFIXES", "collect_files", "refuse_folder"]
+__all__ = ["collect_files", "refuse_folder"]
 
-CLIP_SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".webm")
-"""What is looked for in folders, beside sound files; files that are named are taken whatever."""
+# Files that are named are taken whatever their suffix.
+_SUFFIXES = (*CONTAINER_SUFFIXES, *SOUND_SUFFIXES)
 
 
-def collect_files(paths: Sequence[Path | str], *, clips: bool = False) -> list[Path]:
-    """List the files that paths name; folders are searched by suffix, files are taken.
-
-    Parameters
-    ----------
-    clips
-        Whether folders are searched for videos as well as for sound files.
+def collect_files(paths: Sequence[Path | str]) -> list[Path]:
+    """List the files that paths name; folders are searched for sound files and videos by suffix.
 
     Returns
     -------
@@ -38,14 +33,14 @@ def collect_files(paths: Sequence[Path | str], *, clips: bool = False) -> list[P
     """
     files: list[Path] = []
     for path in map(Path, paths):
-        found = find_files(path, _suffixes(clips)) if path.is_dir() else []
+        found = find_files(path, _SUFFIXES) if path.is_dir() else []
         files += found or [path]
     if not files:
         raise InputError("nothing to read: name files or folders")
     return files
 
 
-def refuse_folder(path: Path, *, clips: bool = False) -> None:
+def refuse_folder(path: Path) -> None:
     """Say that nothing was found in a folder; a file is left to who reads it.
 
     Raises
@@ -54,9 +49,6 @@ def refuse_folder(path: Path, *, clips: bool = False) -> None:
         If ``path`` is a folder.
     """
     if path.is_dir():
-        kind, wanted = "clips" if clips else "sound files", ", ".join(_suffixes(clips))
-        raise InputError(f"{path}: no {kind} in this folder (looked for {wanted})")
-
-
-def _suffixes(clips: bool) -> tuple[str, ...]:
-    return (*CLIP_SUFFIXES, *SOUND_SUFFIXES) if clips else SOUND_SUFFIXES
+        raise InputError(
+            f"{path}: no sound files or videos in this folder (looked for {', '.join(_SUFFIXES)})"
+        )

@@ -21,7 +21,7 @@ from typing import Any, Literal, Protocol
 
 import torch
 
-from serkit.audio import Waveform, load_audio
+from serkit.audio import Waveform
 from serkit.features.text import read_text_features
 from serkit.inference.files import refuse_folder
 from serkit.machine import usable_cores
@@ -219,7 +219,7 @@ def predict_files(
 
 
 def _predict_heard(recognizer: Recognizer, path: Path, transcribe: Transcriber) -> Prediction:
-    waveform, sample_rate = load_audio(path, channel=recognizer.config.channel)
+    waveform, sample_rate = recognizer.load(path)
     text = transcribe(waveform, sample_rate)
     prediction = recognizer.predict(waveform, sample_rate, name=str(path), text=text)
     return replace(prediction, notes=(*prediction.notes, f"heard: {text}"))

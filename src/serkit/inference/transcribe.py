@@ -32,14 +32,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from serkit.audio import (
-    CONTAINER_SUFFIXES,
-    Waveform,
-    file_sha256,
-    load_audio,
-    resample,
-    waveform_sha256,
-)
+from serkit.audio import Waveform, file_sha256, resample, waveform_sha256
 from serkit.checkpoints import WEIGHTS_FILE, find_checkpoint
 from serkit.features.cache import default_cache_dir
 from serkit.features.pretrained import quiet, read_json, weights_sha256
@@ -51,7 +44,7 @@ from serkit.speech_recogniser import TASK, Decoding
 from serkit.speech_recogniser import load_speech_recogniser as load_own
 from serkit.transcripts import Symbols
 from serkit.types import InputError, MissingExtraError, Utterance
-from serkit.video import read_sound
+from serkit.video import load_sound
 
 __all__ = [
     "BACKENDS",
@@ -598,10 +591,8 @@ def transcribe_utterances(
 
 def _sound_of(one: Utterance) -> tuple[Waveform, int]:
     """Read an utterance's sound, from a sound file or a video."""
-    refuse_folder(one.path, clips=True)
-    if one.path.suffix.lower() not in CONTAINER_SUFFIXES:
-        return load_audio(one.path, start_s=one.start_s, end_s=one.end_s)
-    return read_sound(one.path, sample_rate=RATE, start_s=one.start_s, end_s=one.end_s), RATE
+    refuse_folder(one.path)
+    return load_sound(one.path, clip_rate=RATE, start_s=one.start_s, end_s=one.end_s)
 
 
 def texts_heard(files: Sequence[Path], name: str, model: Path | None) -> dict[Path, str]:
