@@ -249,7 +249,7 @@ def test_a_folder_without_sound_is_one_line(serkit, tone_run, tmp_path):
         "predict", tmp_path / "empty", tmp_path / "good.wav", "--model", tone_run, "--jobs", 1
     )
     assert "1 of 2 files could not be used; first:" in error_line(result)
-    assert "no sound files in this folder" in error_line(result)
+    assert "no sound files or videos in this folder" in error_line(result)
     assert "happy" in result[1]
 
 

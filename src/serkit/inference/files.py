@@ -50,5 +50,6 @@ def refuse_folder(path: Path) -> None:
     """
     if path.is_dir():
         raise InputError(
-            f"{path}: no sound files or videos in this folder (looked for {', '.join(_SUFFIXES)})"
+            f"{path}: no sound files or videos in this folder, by suffix; a file that is named is "
+            "read whatever its suffix"
         )
