@@ -156,7 +156,26 @@ def test_files_that_cannot_be_used_are_counted(manifest, tmp_path):
     broken = [line.replace(".wav", ".gone", 1) for line in lines[1:4]]
     other = manifest.with_name("broken.csv")
     other.write_text("\n".join([lines[0], *broken, *lines[4:]]) + "\n", encoding="utf-8")
-    with pytest.raises(InputError, match=r"\.gone: no such file.* \(and 2 more of 16\)"):
+    out = tmp_path / "said.csv"
+    result = score_manifest(model, other, out, label_map=MAP)
+    assert [row["id"] for row in rows(out)] == [row["id"] for row in rows(other)[3:]]
+    assert len(result.errors) == 3
+    assert ".gone: no such file" in result.errors[0]
+    assert "3 of 16 utterances cannot be recognised" in result.notes[-1]
+    mapped = [word for pair in MAP.items() for word in ("--map", "=".join(pair))]
+    arguments = ["score", str(other), "--model", str(model), "--out", str(out), *mapped]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 2
+    assert "3 of 16 files could not be used; first:" in done.stderr
+
+
+def test_where_no_file_can_be_used_there_is_no_table(manifest, tmp_path):
+    model = checkpoint(tmp_path / "model")
+    other = manifest.with_name("broken.csv")
+    other.write_text(
+        manifest.read_text(encoding="utf-8").replace(".wav", ".gone"), encoding="utf-8"
+    )
+    with pytest.raises(InputError, match=r"\.gone: no such file.* \(and 15 more\)"):
         score_manifest(model, other, tmp_path / "said.csv", label_map=MAP)
     assert not (tmp_path / "said.csv").exists()
 

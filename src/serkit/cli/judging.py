@@ -8,7 +8,14 @@ from typing import Annotated, Optional
 import typer
 
 from serkit.cli.options import CorporaDir, Json
-from serkit.cli.output import Bars, print_json, print_result, print_table, require_writable
+from serkit.cli.output import (
+    Bars,
+    fail_if_any,
+    print_json,
+    print_result,
+    print_table,
+    require_writable,
+)
 from serkit.types import InputError
 
 __all__ = ["compare", "evaluate", "report", "robustness", "score"]
@@ -131,6 +138,7 @@ def score(
                 progress=bars,
             )
     print_result(result, as_json=as_json)
+    fail_if_any(result.errors, result.n_utterances)
 
 
 def robustness(

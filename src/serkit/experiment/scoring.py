@@ -37,11 +37,24 @@ Vectors = Mapping[str, NDArray[np.float32]]
 
 @dataclass(frozen=True, slots=True)
 class ScoredManifest:
-    """What was written, and what to mind about it."""
+    """What was written, and what to mind about it.
+
+    Attributes
+    ----------
+    path
+        The predictions table.
+    n_utterances
+        Those that were to be recognised.
+    notes
+        What to know before its scores are believed.
+    errors
+        Why utterances are not in the table, one sentence for each.
+    """
 
     path: Path
     n_utterances: int
     notes: tuple[str, ...]
+    errors: tuple[str, ...] = ()
 
     def lines(self) -> list[str]:
         """Sentences for people."""
@@ -53,6 +66,7 @@ class ScoredManifest:
             "predictions": str(self.path),
             "n_utterances": self.n_utterances,
             "notes": list(self.notes),
+            "errors": list(self.errors),
         }
 
 
@@ -90,11 +104,12 @@ def score_manifest(
     ------
     InputError
         If the checkpoint or the manifest cannot be used, no utterance has a class that the
-        checkpoint knows, or utterances cannot be recognised: names the first and counts the rest.
+        checkpoint knows, or none can be recognised: names the first and counts the rest.
 
     Notes
     -----
-    For a single expert of a mixture, every class but its own is the other one.
+    For a single expert of a mixture, every class but its own is the other one. An utterance that
+    cannot be recognised, such as a silent file, is left out of the table and told in ``errors``.
     """
     progress = progress or Quiet()
     manifest = beside_corpora(str(manifest), corpora_dir)
@@ -157,14 +172,26 @@ def score_utterances(
     Raises
     ------
     InputError
-        If utterances cannot be recognised: names the first and counts the rest.
+        If none can be recognised: names the first and counts the rest.
     """
     utterances = [utterance for utterance, _ in judged]
     vectors = _vectors(recognizer, utterances, text_features)
-    scores = _scores(recognizer, utterances, vectors, n_workers=n_workers, progress=progress)
-    write_predictions(out, _table(recognizer, judged, scores))
+    rows = _scores(recognizer, utterances, vectors, n_workers=n_workers, progress=progress)
+    errors = tuple(str(row) for row in rows if isinstance(row, InputError))
+    heard = [(one, row) for one, row in zip(judged, rows, strict=True) if isinstance(row, list)]
+    if not heard:
+        raise InputError(errors[0] + (f" (and {len(errors) - 1} more)" if errors[1:] else ""))
+    scores = np.array([row for _, row in heard], dtype=np.float64)
+    if not recognizer.config.multi_label:
+        scores /= scores.sum(1, keepdims=True)  # float32 rounding
+    write_predictions(out, _table(recognizer, [one for one, _ in heard], scores))
     notes = _notes(recognizer, n_judged=len(judged), n=len(judged) + n_left_out)
-    return ScoredManifest(Path(out), len(judged), notes)
+    if errors:
+        notes += (
+            f"{len(errors)} of {len(judged)} utterances cannot be recognised and are not in the "
+            "table: what is computed from it is about the others alone",
+        )
+    return ScoredManifest(Path(out), len(judged), notes, errors)
 
 
 def _vectors(
@@ -193,24 +220,14 @@ def _scores(
     *,
     n_workers: int | None,
     progress: Progress,
-) -> NDArray[np.float64]:
+) -> list[list[float] | InputError]:
     progress.stage("recognising", len(utterances))
-    rows: list[list[float]] = []
-    problems: list[str] = []
+    rows: list[list[float] | InputError] = []
     with one_thread(), ThreadPoolExecutor(n_workers or usable_cores()) as pool:
-        for done, row in enumerate(pool.map(partial(_score, recognizer, vectors), utterances), 1):
-            if isinstance(row, InputError):
-                problems.append(str(row))
-            else:
-                rows.append(row)
-            progress.advance(done)
-    if problems:
-        more = f" (and {len(problems) - 1} more of {len(utterances)})" if problems[1:] else ""
-        raise InputError(problems[0] + more)
-    scores = np.asarray(rows, dtype=np.float64)
-    if not recognizer.config.multi_label:
-        scores /= scores.sum(1, keepdims=True)  # float32 rounding
-    return scores
+        for row in pool.map(partial(_score, recognizer, vectors), utterances):
+            rows.append(row)
+            progress.advance(len(rows))
+    return rows
 
 
 def _score(

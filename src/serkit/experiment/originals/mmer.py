@@ -143,7 +143,7 @@ def score_released(
     ------
     InputError
         If the table or the model cannot be used, the model has other classes than the table, or
-        utterances cannot be recognised: names the first and counts the rest.
+        no utterance can be recognised: names the first and counts the rest.
     """
     recognizer = load_recognizer(model)
     missing = set(_CLASSES) - set(recognizer.labels.classes)
