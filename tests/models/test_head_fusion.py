@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from serkit.models import native
+from models.two_forms import assert_near, needs_compiler
 from serkit.models.head_fusion import FuseHeads
 from serkit.models.macnn import HeadFusion, fuse_heads
 
-pytestmark = pytest.mark.skipif(native.compiler() is None, reason="no C++ compiler")
+pytestmark = needs_compiler
 
 # bfloat16 has 8 bits, and results are rounded once.
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2.0**-8}
@@ -22,12 +22,6 @@ def make_parts(*shape: int, scale: float = 2.0) -> Tensor:
 
 def no_bias(parts: Tensor) -> Tensor:
     return torch.zeros(len(parts), *parts.shape[4:])
-
-
-def assert_near(got: Tensor, expected: Tensor, tolerance: float) -> None:
-    assert got.shape == expected.shape
-    error = (got.double() - expected).abs().max() / expected.abs().max()
-    assert error < tolerance, f"off by {error}"
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)

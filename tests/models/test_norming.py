@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from serkit.models import native
+from models.two_forms import assert_near, needs_compiler
 from serkit.models.norming import Pool, norm_and_pool
 
-pytestmark = pytest.mark.skipif(native.compiler() is None, reason="no C++ compiler")
+pytestmark = needs_compiler
 
 POOLS = get_args(Pool)
 # bfloat16 has 8 bits: results are rounded once, gradients of the map once.
@@ -34,12 +34,6 @@ def make_map(size: tuple[int, int, int, int], dtype: torch.dtype, mean: float = 
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(size, generator=generator) * 3 + mean
     return x.to(dtype).contiguous(memory_format=torch.channels_last)
-
-
-def assert_near(got: Tensor, expected: Tensor, tolerance: float) -> None:
-    assert got.shape == expected.shape
-    error = (got.double() - expected).abs().max() / expected.abs().max().clamp_min(1e-3)
-    assert error < tolerance, f"off by {error}"
 
 
 def assert_forms_agree(

@@ -8,10 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from serkit.models import first_stage, native
+from models.two_forms import assert_near, needs_compiler
+from serkit.models import first_stage
 from serkit.models.reading import Paths, read_image
-
-needs_compiler = pytest.mark.skipif(native.compiler() is None, reason="no C++ compiler")
 
 # Kernel sizes and paddings of paths that give maps of one size.
 SMALL = (((5, 2), (2, 0)), ((1, 4), (0, 1)))
@@ -118,12 +117,6 @@ def test_compiled_form_equals_the_definition(kernels, n_channels, n_copies, size
         got = compiled.eval()(x, n_frames, halved=halved, compiled=True)
         expected = readable.eval()(x.double(), n_frames, halved=halved, compiled=True)
     assert_near(got, expected, 1e-5)
-
-
-def assert_near(got: Tensor, expected: Tensor, tolerance: float) -> None:
-    assert got.shape == expected.shape
-    error = (got.double() - expected.double()).abs().max() / expected.abs().max().clamp_min(1e-3)
-    assert error < tolerance, f"off by {error}"
 
 
 @needs_compiler

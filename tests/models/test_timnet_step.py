@@ -12,10 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from models.two_forms import assert_near, needs_compiler
 from serkit.models import native, timnet_step
 from serkit.models.timnet import TimNet, TimNetConfig
-
-needs_compiler = pytest.mark.skipif(native.compiler() is None, reason="no C++ compiler")
 
 
 def twins(*, n_scales: int = 4, dropout: float = 0.0, width: int = 39) -> tuple[TimNet, TimNet]:
@@ -43,11 +42,6 @@ def step(model: TimNet, features: Tensor, n_frames: Tensor) -> float:
     loss = F.cross_entropy(logits, labels, label_smoothing=0.1)
     loss.backward()
     return loss.item()
-
-
-def assert_near(ours: Tensor, theirs: Tensor, name: str, *, tolerance: float) -> None:
-    error = (ours.double() - theirs).abs().max() / theirs.abs().max().clamp_min(1e-3)
-    assert error < tolerance, f"{name}: {error}"
 
 
 @needs_compiler
@@ -78,9 +72,9 @@ def test_compiled_step_equals_the_definition(
     ):
         assert theirs.grad is not None
         gradient = torch.zeros_like(ours) if ours.grad is None else ours.grad
-        assert_near(gradient, theirs.grad, name, tolerance=1e-3)
+        assert_near(gradient, theirs.grad, 1e-3, name)
     for (name, ours), theirs in zip(compiled.named_buffers(), readable.buffers(), strict=True):
-        assert_near(ours, theirs.double(), name, tolerance=1e-5)
+        assert_near(ours, theirs.double(), 1e-5, name)
 
 
 @needs_compiler
@@ -95,7 +89,7 @@ def test_compiled_evaluation_equals_the_definition(batch: int, n_frames: int, wi
     with torch.no_grad():
         ours, theirs = compiled(features, lengths), readable(features.double(), lengths)
     for name in ("emotion", "embedding"):
-        assert_near(ours[name], theirs[name], name, tolerance=1e-5)
+        assert_near(ours[name], theirs[name], 1e-5, name)
     # With gradients wanted, evaluation takes the readable form, which gives them.
     assert compiled(features, lengths)["emotion"].requires_grad
     torch.testing.assert_close(compiled(features, lengths)["emotion"], ours["emotion"])
@@ -177,7 +171,7 @@ def test_a_gradient_for_the_input_takes_the_readable_form() -> None:
         x = features.to(model.head.weight.dtype, copy=True).requires_grad_()
         step(model, x, torch.tensor([20, 5, 13]))
         gradients.append(x.grad)
-    assert_near(gradients[0], gradients[1], "features", tolerance=1e-3)
+    assert_near(gradients[0], gradients[1], 1e-3, "features")
 
 
 def test_diverged_weights_give_a_loss_that_is_not_a_number() -> None:
