@@ -638,7 +638,7 @@ class Recognizer(nn.Module):
         repeated = np.resize(waveform, view.n_samples + view.strict)
         return repeated, ("shorter than anything the model was trained on: repeated",)
 
-    def load(self, path: Path | str) -> tuple[Waveform, int]:
+    def load_sound(self, path: Path | str) -> tuple[Waveform, int]:
         """Read the sound of a sound file or a video as :meth:`predict_file` does.
 
         Returns
@@ -667,7 +667,7 @@ class Recognizer(nn.Module):
         InputError
             If the file cannot be used; the message names it and says why.
         """
-        waveform, sample_rate = self.load(path)
+        waveform, sample_rate = self.load_sound(path)
         return self.predict(
             waveform, sample_rate, name=str(path), text=text, text_features=text_features
         )

@@ -219,7 +219,7 @@ def predict_files(
 
 
 def _predict_heard(recognizer: Recognizer, path: Path, transcribe: Transcriber) -> Prediction:
-    waveform, sample_rate = recognizer.load(path)
+    waveform, sample_rate = recognizer.load_sound(path)
     text = transcribe(waveform, sample_rate)
     prediction = recognizer.predict(waveform, sample_rate, name=str(path), text=text)
     return replace(prediction, notes=(*prediction.notes, f"heard: {text}"))
