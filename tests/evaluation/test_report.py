@@ -179,6 +179,8 @@ def test_predictions_alone_are_enough(tmp_path, table) -> None:
     assert '<li class="badge bad">protocol unknown</li>' in text
     assert "<code>run.json</code> is missing" in text
     assert "does not say who talks" in text
+    assert "<dt>fold</dt><dd>1</dd>" in text
+    assert "<dt>test utterances</dt><dd>20</dd>" in text
     assert "holds no scores" in text
 
 

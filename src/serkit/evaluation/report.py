@@ -350,6 +350,7 @@ def _facts(folder: RunFolder, scores: Scores | SetScores) -> list[tuple[str, str
         ("seeds", str(len(scores.seeds))),
         ("classes", str(len(scores.classes))),
     ]
+    facts = [(words.removesuffix("s") if n == "1" else words, n) for words, n in facts]
     if folder.n_parameters is not None:
         facts.append(("parameters", f"{folder.n_parameters:,}"))
     if isinstance(scores, SetScores):
