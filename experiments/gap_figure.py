@@ -29,7 +29,7 @@ _STYLE = (
     ".chance{stroke:#7b8794;stroke-dasharray:4 3}"
     ".interval{stroke:#3f73d8;stroke-width:2.5}"
     ".mean{fill:#3f73d8}.seed{fill:#ffffff;stroke:#1f4fa8;stroke-width:1.3}"
-    ".authors{fill:#ffffff;stroke:#7b8794;stroke-width:1.5}"
+    ".authors{fill:none;stroke:#7b8794;stroke-width:1.5}"
 )
 
 
@@ -89,16 +89,16 @@ def _row(top: int, row: GapRow) -> list[str]:
         _text(_LEFT - 18, middle - 3, row.name, "name end"),
         _text(_LEFT - 18, middle + 14, row.detail, "end"),
     ]
-    if row.authors is not None:
-        x = _x(row.authors)
-        parts.append(f'<path class="authors" d="M{x} {middle - 6}l6 6l-6 6l-6 -6z"/>')
-        parts.append(_text(x + 12, middle + 4, f"{row.authors:.1f}, {row.authors_detail}"))
     if row.mean is not None and row.low is not None and row.high is not None:
         parts.append(_line(_x(row.low), middle, _x(row.high), middle, "interval"))
         parts.append(f'<circle class="mean" cx="{_x(row.mean)}" cy="{middle}" r="6.5"/>')
         for value in row.seeds:
             parts.append(f'<circle class="seed" cx="{_x(value)}" cy="{middle}" r="2.8"/>')
         parts.append(_text(_x(row.mean), middle - 12, f"{row.mean:.1f}", "value mid"))
+    if row.authors is not None:  # after ours, which may lie in the same place
+        x, end = _x(row.authors), _x(max(row.authors, row.high or 0))
+        parts.append(f'<path class="authors" d="M{x} {middle - 9}l9 9l-9 9l-9 -9z"/>')
+        parts.append(_text(end + 12, middle + 4, f"{row.authors:.1f}, {row.authors_detail}"))
     for value in _marked_by_words(row):
         parts.append(_text(_x(value), middle + 22, row.words, "word mid"))
     return parts
@@ -130,8 +130,8 @@ def _key(y: int) -> list[str]:
         _text(170, y + 4, "one seed"),
         _line(244, y, 276, y, "interval"),
         _text(284, y + 4, "95 % interval over speakers"),
-        f'<path class="authors" d="M476 {y - 6}l6 6l-6 6l-6 -6z"/>',
-        _text(490, y + 4, "the authors report"),
+        f'<path class="authors" d="M476 {y - 9}l9 9l-9 9l-9 -9z"/>',
+        _text(493, y + 4, "the authors report"),
         _line(624, y, 652, y, "chance"),
         _text(660, y + 4, "always the commonest class"),
     ]
