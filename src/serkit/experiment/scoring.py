@@ -185,12 +185,7 @@ def score_utterances(
     if not recognizer.config.multi_label:
         scores /= scores.sum(1, keepdims=True)  # float32 rounding
     write_predictions(out, _table(recognizer, [one for one, _ in heard], scores))
-    notes = _notes(recognizer, n_judged=len(judged), n=len(judged) + n_left_out)
-    if errors:
-        notes += (
-            f"{len(errors)} of {len(judged)} utterances cannot be recognised and are not in the "
-            "table: what is computed from it is about the others alone",
-        )
+    notes = _notes(recognizer, len(judged), n_left_out=n_left_out, n_errors=len(errors))
     return ScoredManifest(Path(out), len(judged), notes, errors)
 
 
@@ -278,7 +273,9 @@ def _table(
     )
 
 
-def _notes(recognizer: Recognizer, *, n_judged: int, n: int) -> tuple[str, ...]:
+def _notes(
+    recognizer: Recognizer, n_judged: int, *, n_left_out: int, n_errors: int
+) -> tuple[str, ...]:
     trained_on = recognizer.config.trained_on
     notes = [
         f"trained on {trained_on.get('corpus', 'an unnamed corpus')}; nothing keeps its speakers "
@@ -289,9 +286,14 @@ def _notes(recognizer: Recognizer, *, n_judged: int, n: int) -> tuple[str, ...]:
     own = expert_class(recognizer)
     if own is not None:
         notes.append(f"every class but {own} counts as {recognizer.labels.classes[1]}")
-    if n_judged < n:
+    if n_left_out:
         notes.append(
-            f"{n - n_judged} of {n} utterances have a label that is not among the classes "
-            f"{', '.join(recognizer.labels.classes)}, and are left out"
+            f"{n_left_out} of {n_judged + n_left_out} utterances have a label that is not among "
+            f"the classes {', '.join(recognizer.labels.classes)}, and are left out"
+        )
+    if n_errors:
+        notes.append(
+            f"{n_errors} of {n_judged} utterances cannot be recognised and are not in the table: "
+            "what is computed from it is about the others alone"
         )
     return tuple(notes)
