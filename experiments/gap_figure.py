@@ -97,7 +97,7 @@ def _row(top: int, row: GapRow) -> list[str]:
         parts.append(_text(_x(row.mean), middle - 12, f"{row.mean:.1f}", "value mid"))
     if row.authors is not None:  # after ours, which may lie in the same place
         x, end = _x(row.authors), _x(max(row.authors, row.high or 0))
-        parts.append(f'<path class="authors" d="M{x} {middle - 9}l9 9l-9 9l-9 -9z"/>')
+        parts.append(_diamond(x, middle))
         parts.append(_text(end + 12, middle + 4, f"{row.authors:.1f}, {row.authors_detail}"))
     for value in _marked_by_words(row):
         parts.append(_text(_x(value), middle + 22, row.words, "word mid"))
@@ -130,7 +130,7 @@ def _key(y: int) -> list[str]:
         _text(170, y + 4, "one seed"),
         _line(244, y, 276, y, "interval"),
         _text(284, y + 4, "95 % interval over speakers"),
-        f'<path class="authors" d="M476 {y - 9}l9 9l-9 9l-9 -9z"/>',
+        _diamond(476, y),
         _text(493, y + 4, "the authors report"),
         _line(624, y, 652, y, "chance"),
         _text(660, y + 4, "always the commonest class"),
@@ -158,3 +158,7 @@ def _text(x: float, y: float, text: str, kind: str = "") -> str:
 
 def _line(x1: float, y1: float, x2: float, y2: float, kind: str) -> str:
     return f'<line class="{kind}" x1="{x1}" y1="{y1}" x2="{x2}" y2="{y2}"/>'
+
+
+def _diamond(x: float, y: float) -> str:
+    return f'<path class="authors" d="M{x} {y - 9}l9 9l-9 9l-9 -9z"/>'
